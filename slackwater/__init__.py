@@ -1,0 +1,1 @@
+"""Slackwater: write-order block replication with in-band control."""

@@ -1,0 +1,1 @@
+"""Generated from protos/slackwater/v1; never edited."""
