@@ -22,19 +22,28 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aslackwater/v1/common.proto\x12\rslackwater.v1\"<\n\x08Position\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\x12\x14\n\x0c\x63hain_crc32c\x18\x03 \x01(\x07*\x91\x01\n\x10MessageBehaviour\x12!\n\x1dMESSAGE_BEHAVIOUR_UNSPECIFIED\x10\x00\x12\x1c\n\x18MESSAGE_BEHAVIOUR_FREEZE\x10\x01\x12\x1c\n\x18MESSAGE_BEHAVIOUR_NOTIFY\x10\x02\x12\x1e\n\x1aMESSAGE_BEHAVIOUR_SNAPSHOT\x10\x03*\x88\x01\n\rSnapshotGrade\x12\x1e\n\x1aSNAPSHOT_GRADE_UNSPECIFIED\x10\x00\x12\x18\n\x14SNAPSHOT_GRADE_CRASH\x10\x01\x12\x1d\n\x19SNAPSHOT_GRADE_FILESYSTEM\x10\x02\x12\x1e\n\x1aSNAPSHOT_GRADE_APPLICATION\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aslackwater/v1/common.proto\x12\rslackwater.v1\x1a\x1egoogle/protobuf/duration.proto\"<\n\x08Position\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\x12\x14\n\x0c\x63hain_crc32c\x18\x03 \x01(\x07\"m\n\rVerdictDetail\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12-\n\nfrozen_for\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bsnapshot_id\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t*\x91\x01\n\x10MessageBehaviour\x12!\n\x1dMESSAGE_BEHAVIOUR_UNSPECIFIED\x10\x00\x12\x1c\n\x18MESSAGE_BEHAVIOUR_FREEZE\x10\x01\x12\x1c\n\x18MESSAGE_BEHAVIOUR_NOTIFY\x10\x02\x12\x1e\n\x1aMESSAGE_BEHAVIOUR_SNAPSHOT\x10\x03*\xd5\x03\n\x0cVerdictState\x12\x1d\n\x19VERDICT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14VERDICT_STATE_QUEUED\x10\x01\x12\x16\n\x12VERDICT_STATE_SENT\x10\x02\x12\x19\n\x15VERDICT_STATE_ARRIVED\x10\x03\x12\x1b\n\x17VERDICT_STATE_DELIVERED\x10\x04\x12\x1a\n\x16VERDICT_STATE_UNFROZEN\x10\x05\x12\x1a\n\x16VERDICT_STATE_NOTIFIED\x10\x06\x12\x1d\n\x19VERDICT_STATE_SNAPSHOTTED\x10\x07\x12\x19\n\x15VERDICT_STATE_EXPIRED\x10\x08\x12\x1b\n\x17VERDICT_STATE_UNCLAIMED\x10\t\x12\"\n\x1eVERDICT_STATE_FREEZE_TIMED_OUT\x10\n\x12\"\n\x1eVERDICT_STATE_FREEZE_LOG_LIMIT\x10\x0b\x12\x1c\n\x18VERDICT_STATE_LEASE_LOST\x10\x0c\x12&\n\"VERDICT_STATE_SKIPPED_INCONSISTENT\x10\r\x12\x1f\n\x1bVERDICT_STATE_LINK_DETACHED\x10\x0e*\x88\x01\n\rSnapshotGrade\x12\x1e\n\x1aSNAPSHOT_GRADE_UNSPECIFIED\x10\x00\x12\x18\n\x14SNAPSHOT_GRADE_CRASH\x10\x01\x12\x1d\n\x19SNAPSHOT_GRADE_FILESYSTEM\x10\x02\x12\x1e\n\x1aSNAPSHOT_GRADE_APPLICATION\x10\x03*\x86\x02\n\tLinkState\x12\x1a\n\x16LINK_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LINK_STATE_DETACHED\x10\x01\x12\x19\n\x15LINK_STATE_CONNECTING\x10\x02\x12\x16\n\x12LINK_STATE_SYNCING\x10\x03\x12\x1a\n\x16LINK_STATE_CATCHING_UP\x10\x04\x12\x18\n\x14LINK_STATE_STREAMING\x10\x05\x12\x15\n\x11LINK_STATE_PAUSED\x10\x06\x12\x14\n\x10LINK_STATE_DIRTY\x10\x07\x12\x17\n\x13LINK_STATE_DIVERGED\x10\x08\x12\x15\n\x11LINK_STATE_FAILED\x10\t*\xd6\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13REPLICA_STATE_EMPTY\x10\x01\x12\x1c\n\x18REPLICA_STATE_RECOVERING\x10\x02\x12\x1e\n\x1aREPLICA_STATE_INCONSISTENT\x10\x03\x12\x1c\n\x18REPLICA_STATE_CONSISTENT\x10\x04\x12\x18\n\x14REPLICA_STATE_FROZEN\x10\x05\x12\x18\n\x14REPLICA_STATE_FAILED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'slackwater.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MESSAGEBEHAVIOUR']._serialized_start=108
-  _globals['_MESSAGEBEHAVIOUR']._serialized_end=253
-  _globals['_SNAPSHOTGRADE']._serialized_start=256
-  _globals['_SNAPSHOTGRADE']._serialized_end=392
-  _globals['_POSITION']._serialized_start=45
-  _globals['_POSITION']._serialized_end=105
+  _globals['_MESSAGEBEHAVIOUR']._serialized_start=251
+  _globals['_MESSAGEBEHAVIOUR']._serialized_end=396
+  _globals['_VERDICTSTATE']._serialized_start=399
+  _globals['_VERDICTSTATE']._serialized_end=868
+  _globals['_SNAPSHOTGRADE']._serialized_start=871
+  _globals['_SNAPSHOTGRADE']._serialized_end=1007
+  _globals['_LINKSTATE']._serialized_start=1010
+  _globals['_LINKSTATE']._serialized_end=1272
+  _globals['_REPLICASTATE']._serialized_start=1275
+  _globals['_REPLICASTATE']._serialized_end=1489
+  _globals['_POSITION']._serialized_start=77
+  _globals['_POSITION']._serialized_end=137
+  _globals['_VERDICTDETAIL']._serialized_start=139
+  _globals['_VERDICTDETAIL']._serialized_end=248
 # @@protoc_insertion_point(module_scope)
