@@ -1,0 +1,1 @@
+"""Network Block Device: the protocol (sans-I/O), a threaded server and a small client."""
