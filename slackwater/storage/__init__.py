@@ -1,0 +1,1 @@
+"""The seam to files, directories and databases: one real side, one simulated."""
