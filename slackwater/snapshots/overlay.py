@@ -1,0 +1,422 @@
+"""What one snapshot keeps of one volume.
+
+A chunk of the volume is *not preserved* (the snapshot looks through to a newer snapshot or to the
+volume), *preserved* (its bytes are in the overlay), *zero* (it read as zeroes) or *lost* (its bytes
+were damaged on disk: reported, never served). A chunk leaves the first state once and no other.
+
+The order that keeps a snapshot whole (D23): the old bytes are appended, the map entry is set, the
+overlay is synced, and only then is the volume written. A reader reads the volume first and looks
+at the map afterwards: if the entry is not set by then, what it read is old enough.
+
+After an unclean stop the map is made anew from the headers. Each header says how much of the file
+was synced when it was written: damage below the highest such mark is a loss, named by the header
+that follows it; damage above it is the torn end of a batch whose volume writes never began, and is
+cut off. What is whole above the mark is written again in place, for it may have survived in the
+page cache only (D5).
+"""
+
+import errno
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from crc32c import crc32c
+
+from slackwater import errors
+from slackwater.extent import Extent
+from slackwater.snapshots import codec
+from slackwater.snapshots.chunkmap import ChunkMap
+from slackwater.snapshots.codec import FLAG_LOST, FLAG_ZERO, HEADER_BYTES, ChunkRecord
+from slackwater.snapshots.rebuild import rebuild
+from slackwater.storage.seam import Buffer, File, Storage
+
+CHUNK_BYTES: Final = 64 << 10
+GATHER_BYTES: Final = 2 << 20
+_EXTENT_CHUNKS: Final = 4  # ranges of at least this many chunks are looked at by extents first
+
+
+class Source(Protocol):
+    """What old bytes are read from: a volume."""
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill the target with the bytes at the offset."""
+        ...
+
+    def extents(self, offset: int, length: int) -> Iterable[Extent]:
+        """Return what covers the range."""
+        ...
+
+
+class Retired(Exception):
+    """The overlay was merged away; look at the chain of snapshots again."""
+
+
+class Overlay:
+    """The preserved chunks of one volume in one snapshot.
+
+    Appending is serialised by a lock of its own, so is syncing, for a merge may run beside the
+    applier; neither is held when the other is taken. Reading takes none but to count itself in.
+    Invariant: bytes below `synced_bytes` are durable; entries of the map point below `end`.
+    """
+
+    def __init__(
+        self,
+        file: File,
+        chunk_map: ChunkMap,
+        snapshot_uid: uuid.UUID,
+        size: int,
+        chunk_bytes: int,
+        end: int,
+        previous: tuple[int, int],
+    ) -> None:
+        """Use `create` or `open`."""
+        self.size = size
+        self.chunk_bytes = chunk_bytes
+        self.end = end
+        self.synced_bytes = end
+        self.preserved_bytes = 0
+        self._file = file
+        self._map = chunk_map
+        self._uid = snapshot_uid
+        self._previous = previous
+        self._append_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        self._failed_errno: int | None = None
+        self._pin_lock = threading.Lock()
+        self._pins = 0
+        self._retired = False
+        self.unnamed_loss = False
+
+    @classmethod
+    def create(
+        cls,
+        storage: Storage,
+        path: Path,
+        map_path: Path,
+        snapshot_uid: uuid.UUID,
+        size: int,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> "Overlay":
+        """Make an empty overlay; durable once the caller has synced its directory."""
+        file = storage.open(path, create=True, exclusive=True)
+        chunks = -(-size // chunk_bytes)
+        chunk_map = ChunkMap.create(storage, map_path, snapshot_uid, chunks)
+        return cls(file, chunk_map, snapshot_uid, size, chunk_bytes, 0, (0, 0))
+
+    @classmethod
+    def open(
+        cls,
+        storage: Storage,
+        path: Path,
+        map_path: Path,
+        snapshot_uid: uuid.UUID,
+        size: int,
+        chunk_bytes: int,
+        *,
+        clean: bool,
+    ) -> "Overlay":
+        """Open an overlay; without `clean` its map is made anew and its end is proved again.
+
+        Raises:
+            DataCorrupt: the overlay's file is gone.
+            OSError: the storage failed.
+        """
+        if not storage.exists(path):
+            raise errors.DataCorrupt(f"snapshot overlay {path}", "the file is missing")
+        file = storage.open(path)
+        chunks = -(-size // chunk_bytes)
+        if clean:
+            end = file.size()
+            found = ChunkMap.open(storage, map_path, snapshot_uid, chunks, end)
+            if found is not None:
+                return cls(file, found, snapshot_uid, size, chunk_bytes, end, found.previous)
+        chunk_map = ChunkMap.create(storage, map_path, snapshot_uid, chunks)
+        proof = rebuild(file, chunk_map, snapshot_uid, size, chunk_bytes)
+        overlay = cls(file, chunk_map, snapshot_uid, size, chunk_bytes, proof.end, proof.previous)
+        overlay.unnamed_loss = proof.unnamed_loss
+        return overlay
+
+    # -- appending ---------------------------------------------------------------------------
+
+    def preserve(
+        self,
+        source: Source,
+        ranges: Iterable[tuple[int, int]],
+        newer: Sequence["Overlay"] = (),
+    ) -> None:
+        """Append what the source holds in those chunks of the ranges that are not preserved.
+
+        A range is a first chunk and the chunk after its last. A chunk that an overlay of `newer` holds counts as preserved. The caller calls `sync`
+        before it writes the volume.
+
+        Raises:
+            OSError: a read or write failed; what was not appended is not preserved.
+        """
+        with self._append_lock:
+            batch = _Batch(self)
+            for first, next_chunk in ranges:
+                at, range_end = first, min(next_chunk, self.chunks)
+                while at < range_end:
+                    if self._map.has(at) or any(overlay.has(at) for overlay in newer):
+                        at += 1
+                        continue
+                    end = self._map.first_set(at, range_end)
+                    for overlay in newer:
+                        end = overlay.first_set(at, end)
+                    self._preserve_run(batch, source, at, end)
+                    at = end
+            batch.flush()
+
+    def _preserve_run(self, batch: "_Batch", source: Source, first: int, next_chunk: int) -> None:
+        if self.unnamed_loss:
+            # One of these may be the chunk whose record rotted: what the volume holds proves nothing.
+            batch.add(FLAG_LOST, first, next_chunk - first, b"")
+            return
+        if next_chunk - first < _EXTENT_CHUNKS:
+            for chunk in range(first, next_chunk):
+                self._preserve_chunk(batch, source, chunk)
+            return
+        start = first * self.chunk_bytes
+        end = min(next_chunk * self.chunk_bytes, self.size)
+        at = first
+        for extent in source.extents(start, end - start):
+            hole_first = -(-extent.offset // self.chunk_bytes)
+            whole = extent.next_offset == end
+            hole_next = next_chunk if whole else extent.next_offset // self.chunk_bytes
+            if extent.data or hole_next <= max(hole_first, at):
+                continue
+            for chunk in range(at, hole_first):
+                self._preserve_chunk(batch, source, chunk)
+            at = max(at, hole_first)
+            batch.add(FLAG_ZERO, at, hole_next - at, b"")
+            at = hole_next
+        for chunk in range(at, next_chunk):
+            self._preserve_chunk(batch, source, chunk)
+
+    def _preserve_chunk(self, batch: "_Batch", source: Source, chunk: int) -> None:
+        data = bytearray(self.chunk_length(chunk))
+        source.read_into(chunk * self.chunk_bytes, memoryview(data))
+        batch.add_data(chunk, data)
+
+    def merge(self, other: "Overlay", first: int, limit: int) -> int | None:
+        """Copy up to `limit` chunks of `other`, from `first` on, that are not preserved here.
+
+        Returns the chunk to go on with, or None at the end. The copies count once `sync` returned.
+        """
+        copied = 0
+        end = min(other.chunks, self.chunks)
+        with self._append_lock:
+            batch = _Batch(self)
+            at = first if other.unnamed_loss else other.first_set(first, end)
+            while at < end and copied < limit:
+                if not self._map.has(at):
+                    self._copy_chunk(batch, other, at)
+                    copied += 1
+                at = at + 1 if other.unnamed_loss else other.first_set(at + 1, end)
+            batch.flush()
+        return at if at < end else None
+
+    def _copy_chunk(self, batch: "_Batch", other: "Overlay", chunk: int) -> None:
+        try:
+            data = other.read(chunk, 0, self.chunk_length(chunk))
+        except errors.DataCorrupt:
+            batch.add(FLAG_LOST, chunk, 1, b"")
+            return
+        assert data is not None, "first_set said that the chunk is preserved"
+        batch.add_data(chunk, data)
+
+    def sync(self) -> None:
+        """Make everything appended durable.
+
+        Raises:
+            StorageFailed: the sync failed, which is final (D3).
+        """
+        with self._sync_lock:
+            end = self.end
+            if self._failed_errno is None and end != self.synced_bytes:
+                try:
+                    self._file.sync()
+                except OSError as error:
+                    # The next sync might report success for pages that were dropped.
+                    self._failed_errno = error.errno or errno.EIO
+                else:
+                    self.synced_bytes = end
+            if self._failed_errno is not None:
+                raise errors.StorageFailed(str(self._file.path), "sync", self._failed_errno)
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the volume had at the snapshot."""
+        return -(-self.size // self.chunk_bytes)
+
+    def chunk_length(self, chunk: int) -> int:
+        """Return the bytes of a chunk; less than a whole one only at the end."""
+        return min(self.chunk_bytes, self.size - chunk * self.chunk_bytes)
+
+    def has(self, chunk: int) -> bool:
+        """Tell whether the chunk is preserved (or zero, or lost) here."""
+        return chunk < self.chunks and self._map.has(chunk)
+
+    def first_set(self, first: int, next_chunk: int) -> int:
+        """Return the first chunk of the half-open range that is preserved, or `next_chunk`."""
+        end = min(next_chunk, self.chunks)
+        found = self._map.first_set(first, end) if first < end else end
+        return found if found < end else next_chunk
+
+    def is_zero(self, chunk: int) -> bool | None:
+        """Tell whether a preserved chunk is zeroes; None if it is not preserved.
+
+        Raises:
+            Retired: the overlay was merged away.
+        """
+        with self._pinned():
+            entry = self._map.get(chunk) if chunk < self.chunks else None
+        return None if entry is None else bool(entry[1] & FLAG_ZERO)
+
+    def read(self, chunk: int, start: int, length: int) -> bytes | None:
+        """Return bytes of a preserved chunk, checked against its checksum, or None.
+
+        Raises:
+            DataCorrupt: the chunk is damaged.
+            Retired: the overlay was merged away.
+        """
+        if chunk >= self.chunks:
+            return None
+        with self._pinned():
+            entry = self._map.get(chunk)
+            if entry is None:
+                if self.unnamed_loss:
+                    raise self._corrupt(chunk, "records were lost that no other record names")
+                return None
+            offset, flags = entry
+            if flags & FLAG_LOST:
+                raise self._corrupt(chunk, "its record was damaged on disk")
+            data_bytes = 0 if flags & FLAG_ZERO else self.chunk_length(chunk)
+            raw = self._file.read(HEADER_BYTES + data_bytes, offset)
+        record = codec.decode(raw[:HEADER_BYTES], self._uid, offset)
+        if (
+            record is None
+            or record.flags != flags
+            or not record.first <= chunk < record.first + record.chunks
+            or record.data_bytes != data_bytes
+        ):
+            raise self._corrupt(chunk, f"the header at byte {offset} is not that of the chunk")
+        if flags & FLAG_ZERO:
+            return bytes(length)
+        data = memoryview(raw)[HEADER_BYTES:]
+        if len(data) != data_bytes or crc32c(data) != record.data_crc:
+            raise self._corrupt(chunk, f"the data at byte {record.data_offset} has another CRC")
+        return bytes(data[start : start + length])
+
+    def _corrupt(self, chunk: int, detail: str) -> errors.DataCorrupt:
+        return errors.DataCorrupt(f"chunk {chunk} of snapshot overlay {self._file.path}", detail)
+
+    @contextmanager
+    def _pinned(self) -> Iterator[None]:
+        with self._pin_lock:
+            if self._retired:
+                raise Retired
+            self._pins += 1
+        try:
+            yield
+        finally:
+            with self._pin_lock:
+                self._pins -= 1
+                last = self._retired and not self._pins
+            if last:
+                self._close()
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no new reader; the files are let go when the last one is done."""
+        with self._pin_lock:
+            if self._retired:
+                return
+            self._retired = True
+            idle = not self._pins
+        if idle:
+            self._close()
+
+    def _close(self) -> None:
+        self._map.close()
+        self._file.close()
+
+    def close_clean(self) -> None:
+        """Close after everything was synced, so that the next start need not scan.
+
+        Raises:
+            OSError: the storage failed; the caller must not record a clean stop.
+        """
+        assert self.synced_bytes == self.end, "a clean stop syncs first"
+        with self._pin_lock:
+            self._retired = True
+        if self._file.size() != self.end:
+            self._file.resize(self.end)
+            self._file.sync()
+        if self.unnamed_loss:
+            self._map.close()  # only a scan finds the loss again
+        else:
+            self._map.close_clean(self.end, self._previous)
+        self._file.close()
+
+
+class _Batch:
+    """Records gathered for one write; the map learns of them when they are in the file."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+        self._pieces: list[Buffer] = []
+        self._records: list[ChunkRecord] = []
+        self._bytes = 0
+
+    def add_data(self, chunk: int, data: Buffer) -> None:
+        if data == (_ZEROES if len(data) == CHUNK_BYTES else bytes(len(data))):
+            self.add(FLAG_ZERO, chunk, 1, b"")
+        else:
+            self.add(0, chunk, 1, data)
+
+    def add(self, flags: int, first: int, count: int, data: Buffer) -> None:
+        overlay = self._overlay
+        previous = (
+            (self._records[-1].first, self._records[-1].chunks)
+            if self._records
+            else overlay._previous
+        )
+        record = ChunkRecord(
+            flags,
+            overlay.end + self._bytes,
+            first,
+            count,
+            overlay.synced_bytes,
+            *previous,
+            len(data),
+            crc32c(data),
+        )
+        self._records.append(record)
+        self._pieces.append(codec.encode(overlay._uid, record))
+        if data:
+            self._pieces.append(data)
+        self._bytes = record.next_offset - overlay.end
+        if self._bytes >= GATHER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._records:
+            return
+        overlay = self._overlay
+        overlay._file.write(self._pieces, overlay.end)
+        overlay.end += self._bytes
+        overlay._previous = (self._records[-1].first, self._records[-1].chunks)
+        for record in self._records:
+            overlay._map.put(record.first, record.chunks, record.offset, record.flags)
+            overlay.preserved_bytes += record.data_bytes
+        self._pieces, self._records, self._bytes = [], [], 0
+
+
+_ZEROES: Final = bytes(CHUNK_BYTES)
