@@ -1,0 +1,1 @@
+"""The demonstration: `python -m demo` runs the whole cycle on this machine and checks it."""
