@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -259,7 +260,7 @@ class Sites:
         """All three."""
         return (self.primary, self.secondary, self.snapshot)
 
-    def start(self, *, snapshot: bool = True) -> "Sites":
+    def start(self, *, snapshot: bool = True) -> Self:
         """Start all, side by side where they do not need each other's address."""
         self.primary.start(wait=False)
         self.secondary.start(wait=False)
@@ -285,11 +286,11 @@ class Sites:
         running = [service for service in reversed(self.services) if service.running]
         return {service.role: service.stop() for service in running}
 
-    def __enter__(self) -> "Sites":
+    def __enter__(self) -> Self:
         """For `with`; does not start anything."""
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *about: object) -> None:
         """Kill what is left."""
         self.kill()
 
