@@ -1,0 +1,252 @@
+"""Rows of messages, verdicts, outcomes and registered applications."""
+
+import json
+import sqlite3
+from typing import Any
+
+from slackwater.errors import FailedPrecondition, NotFound
+from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
+from slackwater.group.table import Table
+from slackwater.position import Position
+
+APPLICATIONS_LIMIT = 32
+MESSAGES_KEPT = 10_000
+"""Messages kept per group, with their verdicts; the oldest final ones go first."""
+
+
+class MessageTable(Table):
+    """Messages by id, verdicts by link and source, outcomes, application names."""
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def put_message(self, message: MessageRow) -> None:
+        """Add a message; one that is there stays as it is (D11: replay adds what is missing)."""
+        position = message.position
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    message.id,
+                    position.lsn,
+                    position.epoch,
+                    position.chain,
+                    message.application,
+                    message.request_id or None,
+                    message.time_ns,
+                    message.record,
+                    json.dumps(message.links),
+                    message.fence_seconds,
+                    message.state,
+                ),
+            )
+            _forget_old(connection)
+
+    def message(self, message_id: str) -> MessageRow:
+        """Return a message.
+
+        Raises:
+            NotFound: there is none of that id, or it is no longer kept.
+        """
+        rows = self.query("SELECT * FROM messages WHERE id = ?", (message_id,))
+        if not rows:
+            raise NotFound("message", message_id, "List them with: slackwater ibc status")
+        return _message(rows[0])
+
+    def message_of_request(self, request_id: str) -> MessageRow | None:
+        """Return the message that a send with this request id made, if there is one (C3)."""
+        if not request_id:
+            return None
+        rows = self.query("SELECT * FROM messages WHERE request_id = ?", (request_id,))
+        return _message(rows[0]) if rows else None
+
+    def messages(self, after_lsn: int = 0, limit: int = 100) -> list[MessageRow]:
+        """Return messages past an lsn, oldest first."""
+        rows = self.query(
+            "SELECT * FROM messages WHERE lsn > ? ORDER BY lsn LIMIT ?", (after_lsn, limit)
+        )
+        return [_message(row) for row in rows]
+
+    def messages_in_state(self, state: str) -> list[MessageRow]:
+        """Return the messages whose row says `state`, oldest first (the NOTIFY inbox)."""
+        rows = self.query("SELECT * FROM messages WHERE state = ? ORDER BY lsn", (state,))
+        return [_message(row) for row in rows]
+
+    def set_message_state(self, message_id: str, state: str) -> None:
+        """Note where a message stands on this side."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE messages SET state = ? WHERE id = ?", (state, message_id))
+
+    # -- verdicts -----------------------------------------------------------------------------
+
+    def add_verdict(self, verdict: VerdictRow) -> int:
+        """Add a verdict and return its sequence number; a repeated one counts once."""
+        with self.transaction() as connection:
+            return add_verdict(connection, verdict)
+
+    def verdicts(self, message_id: str) -> list[VerdictRow]:
+        """Return what became of a message, on every link, in order."""
+        rows = self.query(
+            "SELECT * FROM verdicts WHERE message_id = ? ORDER BY sequence", (message_id,)
+        )
+        return [_verdict(row) for row in rows]
+
+    def unconfirmed_verdicts(self) -> list[VerdictRow]:
+        """Return the verdicts that the Primary has not confirmed, in order (D17)."""
+        rows = self.query("SELECT * FROM verdicts WHERE confirmed = 0 ORDER BY sequence")
+        return [_verdict(row) for row in rows]
+
+    def confirm_verdicts(self, sequence: int) -> None:
+        """Note that the Primary holds every verdict up to a sequence number durably (D17)."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE verdicts SET confirmed = 1 WHERE confirmed = 0 AND sequence <= ?",
+                (sequence,),
+            )
+
+    # -- outcomes -----------------------------------------------------------------------------
+
+    def put_outcome(self, message_id: str, lsn: int, state: str, detail: dict[str, Any]) -> None:
+        """Note what a quiesce was worth; the first outcome of a message stands."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?, ?)",
+                (message_id, lsn, state, json.dumps(detail)),
+            )
+
+    def outcome(self, message_id: str) -> tuple[str, dict[str, Any]] | None:
+        """Return (state, detail) of a message's outcome, if it is known."""
+        rows = self.query("SELECT * FROM outcomes WHERE message_id = ?", (message_id,))
+        return (rows[0]["state"], json.loads(rows[0]["detail"])) if rows else None
+
+    # -- applications (C9) --------------------------------------------------------------------
+
+    def applications(self) -> list[ApplicationRow]:
+        """Return the registered names."""
+        return [
+            ApplicationRow(row["name"], row["deliver_timeout"], row["created_ns"])
+            for row in self.query("SELECT * FROM applications ORDER BY name")
+        ]
+
+    def register_application(
+        self, name: str, now_ns: int, deliver_timeout: float | None = None
+    ) -> ApplicationRow:
+        """Register a name, durably; one that is registered stays as it is.
+
+        Raises:
+            FailedPrecondition: 32 names are registered on this side.
+        """
+        with self.transaction() as connection:
+            known = connection.execute("SELECT count(*) FROM applications").fetchone()[0]
+            there = connection.execute("SELECT 1 FROM applications WHERE name = ?", (name,))
+            if there.fetchone() is None and known >= APPLICATIONS_LIMIT:
+                raise FailedPrecondition(
+                    "TOO_MANY_APPLICATIONS",
+                    f"{APPLICATIONS_LIMIT} application names are registered in this group",
+                    "Unregister one with: slackwater ibc unregister",
+                )
+            connection.execute(
+                "INSERT OR IGNORE INTO applications VALUES (?, ?, ?)",
+                (name, deliver_timeout, now_ns),
+            )
+        return next(one for one in self.applications() if one.name == name)
+
+    def unregister_application(self, name: str) -> None:
+        """Take a name back; the caller has seen that no message of it is pending.
+
+        Raises:
+            NotFound: it is not registered.
+        """
+        with self.transaction() as connection:
+            cursor = connection.execute("DELETE FROM applications WHERE name = ?", (name,))
+            if not cursor.rowcount:
+                raise NotFound(
+                    "application", name, "List the names with: slackwater ibc applications"
+                )
+
+
+def add_verdict(connection: sqlite3.Connection, verdict: VerdictRow) -> int:
+    """Add a verdict in a running transaction; a repeated one counts once.
+
+    On the Secondary ``source`` is 0: the row's own sequence number becomes it.
+    """
+    if verdict.source:
+        found = connection.execute(
+            "SELECT sequence FROM verdicts WHERE link = ? AND source = ?",
+            (verdict.link, verdict.source),
+        ).fetchone()
+        if found:
+            return int(found[0])
+    source = verdict.source or -1 - int(
+        connection.execute("SELECT coalesce(max(sequence), 0) FROM verdicts").fetchone()[0]
+    )
+    cursor = connection.execute(
+        "INSERT INTO verdicts (message_id, link, source, lsn, state, detail, time_ns, final,"
+        " confirmed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            verdict.message_id,
+            verdict.link,
+            source,
+            verdict.lsn,
+            verdict.state,
+            json.dumps(verdict.detail),
+            verdict.time_ns,
+            int(verdict.final),
+            int(verdict.confirmed),
+        ),
+    )
+    sequence = cursor.lastrowid
+    assert sequence is not None
+    if not verdict.source:
+        connection.execute(
+            "UPDATE verdicts SET source = ? WHERE sequence = ?", (sequence, sequence)
+        )
+    return sequence
+
+
+def _forget_old(connection: sqlite3.Connection) -> None:
+    """Keep a bounded number of messages, and the verdicts of those kept."""
+    last = connection.execute(
+        "SELECT lsn FROM messages ORDER BY lsn DESC LIMIT 1 OFFSET ?", (MESSAGES_KEPT,)
+    ).fetchone()
+    if last is None:
+        return
+    old = "SELECT id FROM messages WHERE lsn <= ?"
+    unconfirmed = "SELECT message_id FROM verdicts WHERE confirmed = 0 AND link = ''"
+    connection.execute(
+        f"DELETE FROM verdicts WHERE message_id IN ({old})"  # noqa: S608 -- both are constants
+        f" AND message_id NOT IN ({unconfirmed})",
+        (last["lsn"],),
+    )
+    connection.execute(
+        f"DELETE FROM messages WHERE id IN ({old}) AND id NOT IN ({unconfirmed})",  # noqa: S608
+        (last["lsn"],),
+    )
+
+
+def _message(row: sqlite3.Row) -> MessageRow:
+    return MessageRow(
+        row["id"],
+        Position(row["epoch"], row["lsn"], row["chain"]),
+        row["application"],
+        row["request_id"] or "",
+        row["time_ns"],
+        row["record"],
+        tuple(json.loads(row["links"])),
+        row["fence_seconds"],
+        row["state"],
+    )
+
+
+def _verdict(row: sqlite3.Row) -> VerdictRow:
+    return VerdictRow(
+        row["sequence"],
+        row["message_id"],
+        row["link"],
+        row["source"],
+        row["lsn"],
+        row["state"],
+        json.loads(row["detail"]),
+        row["time_ns"],
+        bool(row["final"]),
+        bool(row["confirmed"]),
+    )

@@ -1,0 +1,209 @@
+"""Data directories and the directories of groups in them.
+
+::
+
+    <data-dir>/slackwater.json      what this directory is, and its format
+    <data-dir>/primary.lock         one process per role: primary, secondary, snapshot
+    <data-dir>/groups/<name>/       group.db  log/  volumes/  maps/  snapshots/  LOCK
+
+A group's directory appears whole: it is built under a name that no group can have, synced, and
+renamed. What a crash leaves of that is removed when the data directory is opened.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from slackwater.errors import AlreadyExists, FailedPrecondition, NotFound
+from slackwater.storage.seam import Lock, Storage
+
+FORMAT = 1
+KIND = "slackwater-data"
+MARKER = "slackwater.json"
+BUILDING = ".building-"
+"""Prefix of a group being made or removed: a dot never begins a DNS label."""
+
+
+@dataclass(frozen=True)
+class GroupDirectory:
+    """The paths of one group."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The group's name."""
+        return self.path.name
+
+    @property
+    def database(self) -> Path:
+        """group.db."""
+        return self.path / "group.db"
+
+    @property
+    def log(self) -> Path:
+        """The directory of the log's segments."""
+        return self.path / "log"
+
+    @property
+    def volumes(self) -> Path:
+        """The directory of the volumes' files."""
+        return self.path / "volumes"
+
+    @property
+    def maps(self) -> Path:
+        """The directory of the dirty maps."""
+        return self.path / "maps"
+
+    @property
+    def snapshots(self) -> Path:
+        """The directory of the snapshots."""
+        return self.path / "snapshots"
+
+    def volume(self, row_path: str) -> Path:
+        """Return the path of a volume's row: a file of this directory, or a device."""
+        return self.path / row_path  # an absolute path stays as it is
+
+    def lock(self, storage: Storage) -> Lock:
+        """Own the group in this process.
+
+        Raises:
+            FailedPrecondition: DIRECTORY_IN_USE.
+        """
+        return storage.lock(self.path / "LOCK")
+
+
+class DataDirectory:
+    """A service's data directory, open for one role."""
+
+    def __init__(self, storage: Storage, path: Path, lock: Lock) -> None:
+        """Use a directory that `open` has checked."""
+        self.path = path
+        self.groups_path = path / "groups"
+        self._storage = storage
+        self._lock = lock
+
+    @classmethod
+    def open(cls, storage: Storage, path: Path, role: str) -> "DataDirectory":
+        """Open or make a data directory for the one process of a role.
+
+        Raises:
+            FailedPrecondition: it is not ours, of a newer format, on an unfit file system, or in
+                use by another process of the role.
+        """
+        storage.make_directory(path)
+        storage.check(path)
+        lock = storage.lock(path / f"{role}.lock")
+        try:
+            _check_marker(storage, path)
+            directory = cls(storage, path, lock)
+            storage.make_directory(directory.groups_path)
+            storage.sync_directory(path)
+        except BaseException:
+            lock.close()
+            raise
+        return directory
+
+    def group(self, name: str) -> GroupDirectory:
+        """Return a group's directory, whether it exists or not."""
+        return GroupDirectory(self.groups_path / name)
+
+    def groups(self) -> list[GroupDirectory]:
+        """Return the groups there are, of whatever role, by name."""
+        return [
+            self.group(name)
+            for name in self._storage.listing(self.groups_path)
+            if not name.startswith(".")
+        ]
+
+    def create_group(self, name: str, fill: Callable[[GroupDirectory], None]) -> GroupDirectory:
+        """Make a group's directory: whole, or not at all.
+
+        Args:
+            name: a DNS label, checked by the caller.
+            fill: writes group.db and the log into the directory it is given, and syncs them.
+
+        Raises:
+            AlreadyExists: the name is taken.
+        """
+        target = self.group(name)
+        if self._storage.exists(target.path):
+            raise AlreadyExists("group", name)
+        building = GroupDirectory(self.groups_path / f"{BUILDING}{name}")
+        self._storage.remove_tree(building.path)
+        for path in (building.log, building.volumes, building.maps, building.snapshots):
+            self._storage.make_directory(path)
+        fill(building)
+        self._storage.sync_directory(building.path)
+        self._storage.rename(building.path, target.path)
+        self._storage.sync_directory(self.groups_path)
+        return target
+
+    def remove_group(self, name: str) -> None:
+        """Remove a group that no process owns: its name first, then what it held.
+
+        Raises:
+            NotFound: there is no such group.
+        """
+        path = self.group(name).path
+        if not self._storage.exists(path):
+            raise NotFound("group", name)
+        going = self.groups_path / f"{BUILDING}{name}"
+        self._storage.remove_tree(going)
+        self._storage.rename(path, going)
+        self._storage.sync_directory(self.groups_path)
+        self._storage.remove_tree(going)
+
+    def close(self) -> None:
+        """Let another process have the role."""
+        self._lock.close()
+
+
+def _check_marker(storage: Storage, path: Path) -> None:
+    marker = path / MARKER
+    if not storage.exists(marker):
+        foreign = [
+            name
+            for name in storage.listing(path)
+            if not name.endswith(".lock") and name not in ("run", "lost+found", f"{MARKER}.new")
+        ]
+        if foreign:
+            raise FailedPrecondition(
+                "NOT_OURS",
+                f"data directory {path} has no {MARKER} but holds {foreign[0]!r}",
+                "Give an empty directory, or the right one",
+            )
+        _write_marker(storage, path)
+        return
+    file = storage.open(marker, writable=False)
+    try:
+        content = json.loads(file.read(4096, 0))
+        is_ours, version = content["kind"] == KIND, int(content["format"])
+    except (ValueError, KeyError, TypeError):
+        is_ours, version = False, 0
+    finally:
+        file.close()
+    if not is_ours:
+        raise FailedPrecondition(
+            "NOT_OURS",
+            f"{marker} does not describe a Slackwater data directory",
+            "Give an empty directory, or the right one",
+        )
+    if version > FORMAT:
+        raise FailedPrecondition(
+            "NEWER_FORMAT",
+            f"data directory {path} has format {version}, this release knows up to {FORMAT}",
+            "Start a release that is at least as new as the one that wrote it",
+        )
+
+
+def _write_marker(storage: Storage, path: Path) -> None:
+    new = path / f"{MARKER}.new"
+    file = storage.open(new, create=True)
+    file.resize(0)
+    file.write((json.dumps({"kind": KIND, "format": FORMAT}).encode() + b"\n",), 0)
+    file.sync()
+    file.close()
+    storage.rename(new, path / MARKER)
+    storage.sync_directory(path)

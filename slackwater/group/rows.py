@@ -1,0 +1,167 @@
+"""What group.db holds, as values."""
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from slackwater.position import LogPoint, Position
+
+PRIMARY = "PRIMARY"
+SECONDARY = "SECONDARY"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the group is, and what this side is of it."""
+
+    uid: uuid.UUID
+    name: str
+    role: str
+    epoch: int
+    created_ns: int
+    settings: dict[str, Any]
+    replica_state: str = ""
+    replica_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """Where the log begins and what of it needs no replay.
+
+    Invariant: ``start.offset <= checkpoint.offset``. `clean_end` is the last lsn of a log that was
+    closed in order, None while it is open.
+    """
+
+    start: LogPoint
+    checkpoint: LogPoint
+    clean_end: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRow:
+    """A volume; `state` is CREATING, ACTIVE or REMOVING, `lsn` the record that made or removed it."""
+
+    id: int
+    name: str
+    size: int
+    state: str
+    path: str
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRow:
+    """A link; `acked` never goes back, except to None with a new sync.
+
+    `dirty`: the log let go of it and a full sync is due; `discard`: an operator allowed that sync to
+    overwrite a Secondary with another history. `sync_id` is 16 bytes in hex, empty without a sync.
+    """
+
+    name: str
+    uid: uuid.UUID
+    endpoint: str
+    state: str
+    reason: str
+    paused: bool
+    acked: LogPoint | None
+    sync_id: str
+    created_ns: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    dirty: bool = False
+    discard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """A message of the log; `record` is its serialized `slackwater.v1.IbcMessage`."""
+
+    id: str
+    position: Position
+    application: str
+    request_id: str
+    time_ns: int
+    record: bytes
+    links: tuple[str, ...]
+    fence_seconds: float = 0.0
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    """What became of a message on one link.
+
+    `source` is the Secondary's sequence number. On the Secondary `link` is empty and
+    `sequence == source`; on the Primary (link, source) is unique, so a repeated verdict counts once.
+    """
+
+    sequence: int
+    message_id: str
+    link: str
+    source: int
+    lsn: int
+    state: str
+    detail: dict[str, Any]
+    time_ns: int
+    final: bool
+    confirmed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EffectRow:
+    """What the Secondary did by itself at a record (D20)."""
+
+    lsn: int
+    kind: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """A group snapshot; `state` is CREATING, READY or DELETING.
+
+    `id` grows with each snapshot made; 0 before it is added. `volumes` has (id, name, size) of each.
+    """
+
+    id: int
+    name: str
+    uid: uuid.UUID
+    point: LogPoint
+    state: str
+    grade: str
+    message_id: str
+    guard: bool
+    exported: bool
+    chunk_bytes: int
+    created_ns: int
+    volumes: tuple[tuple[int, str, int], ...]
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """Where delivery stood: what is left of the timers is in `detail` (D19)."""
+
+    message_id: str
+    lsn: int
+    phase: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRow:
+    """A running sync; the cursor is the first byte not yet acked, None before the first ack."""
+
+    sync_id: str
+    cursor: tuple[int, int] | None
+    consistent_lsn: int | None
+    guard: str
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationRow:
+    """A registered application name (C9); deliver_timeout in seconds, None: the default."""
+
+    name: str
+    deliver_timeout: float | None
+    created_ns: int

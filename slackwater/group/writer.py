@@ -1,0 +1,301 @@
+"""The Primary's engine for one group: its log, its volumes, its checkpoints.
+
+`GroupWriter` owns an open group directory. Writes go through its `Committer`; everything else here
+is what surrounds a commit: reads, checkpoints, log space, the volume set, control records. It starts
+no thread: a service calls `maintain` regularly, a simulation calls it when it likes.
+
+Invariants (docs/failure-model.md): the checkpoint never passes ``in_volumes`` (D2) nor a hold; the
+log is never trimmed past the checkpoint, an attached link's acked position, or a hold (D11).
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from slackwater.clock import Clock
+from slackwater.errors import GroupFailed, StorageFailed
+from slackwater.extent import Extent
+from slackwater.group.commit import Batch, Change, Committer, control_change
+from slackwater.group.database import GroupDatabase
+from slackwater.group.pending import as_data, lay_over
+from slackwater.group.volume import Volume
+from slackwater.log.log import Log
+from slackwater.position import LogPoint
+
+CHECKPOINT_SHARE = 4
+"""A checkpoint is due when a fourth of the log was written since the last one (D10)."""
+
+CHECKPOINT_BYTES = 512 << 20
+"""... or this much: about 10 s of replay on a slow disk (D10)."""
+
+CHECKPOINT_SECONDS = 30.0
+"""... or after this long, if anything was written."""
+
+
+class Marks(Protocol):
+    """Where a group tells its senders how far they may read (D13); log offsets in bytes."""
+
+    durable: int
+    in_volumes: int
+    trim: int
+    failed: int
+
+
+class LocalMarks:
+    """Marks for a group without senders."""
+
+    durable = 0
+    in_volumes = 0
+    trim = 0
+    failed = 0
+
+
+class GroupWriter:
+    """An open group of which this service is the Primary."""
+
+    def __init__(
+        self,
+        name: str,
+        database: GroupDatabase,
+        log: Log,
+        volumes: Mapping[int, Volume],
+        *,
+        epoch: int,
+        clock: Clock,
+        writeback: bool = False,
+        marks: Marks | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serve a group whose log and volumes `recover` has brought in step.
+
+        Args:
+            name: of the group.
+            database: its group.db.
+            log: its log; everything in it is in the volumes.
+            volumes: by id.
+            epoch: of this Primary.
+            clock: times of records, monotonic time of pacing.
+            writeback: answer before the sync (D7).
+            marks: told how far senders may read.
+            wake: called when there is something new to send; must not block.
+        """
+        self.name = name
+        self.database = database
+        self.log = log
+        self.volumes = dict(volumes)
+        self.marks: Marks = marks if marks is not None else LocalMarks()
+        self.clock = clock
+        self.log_pressure: Callable[[int], None] = lambda _offset: None
+        self.links_floor: Callable[[], int | None] = lambda: None
+        self.checkpoint_point = log.end
+        self.checkpoints_total = 0
+        self._wake = wake
+        self._holds: dict[object, LogPoint] = {}
+        self._holds_lock = threading.Lock()
+        self._maintenance = threading.Lock()
+        self._checkpointed_at = clock.monotonic()
+        self.committer = Committer(
+            name,
+            log,
+            epoch,
+            clock,
+            writeback=writeback,
+            published=self._publish,
+            relieve=self.make_room,
+        )
+        self._publish(log.durable, log.durable)
+        self.marks.trim = log.oldest
+
+    # -- writes and reads ---------------------------------------------------------------------
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of payload that one commit takes; larger batches are better cut by the caller."""
+        return self.log.settings.max_commit_bytes
+
+    @property
+    def largest_request_bytes(self) -> int:
+        """Bytes of the largest single write: all its records must fit the log at once (D8)."""
+        return min(32 << 20, self.log.settings.log_bytes // 8)
+
+    @property
+    def failure(self) -> GroupFailed | None:
+        """Why the group stopped, if it did."""
+        return self.committer.failure
+
+    def submit(self, changes: Sequence[Change], *, sync: bool = False) -> None:
+        """Commit changes, in order; returns when they may be answered.
+
+        Raises:
+            GroupFailed: the group has stopped (D3).
+            NoSpace: the disk is full.
+        """
+        if not changes and not (sync and self.committer.writeback):
+            if self.failure is not None:
+                raise self.failure
+            return  # writethrough: whatever was answered is durable, a flush has nothing to do
+        self.committer.commit(Batch(changes, sync=sync))
+
+    def read_into(self, volume: Volume, offset: int, target: memoryview) -> None:
+        """Read ``len(target)`` bytes: the volume, with what the log holds beyond it laid over."""
+        if self.failure is not None:
+            raise self.failure
+        held = self.committer.pending
+        changes = held.overlapping(volume, offset, len(target)) if len(held) else ()
+        volume.read_into(offset, target)
+        if changes:
+            data = bytearray(target)
+            lay_over(data, offset, changes)
+            target[:] = data
+
+    def extents(self, volume: Volume, offset: int, length: int) -> list[Extent]:
+        """Return data and holes of a range; what is held back counts as data."""
+        changes = self.committer.pending.overlapping(volume, offset, length)
+        return as_data(list(volume.extents(offset, length)), changes)
+
+    def _publish(self, durable: LogPoint, in_volumes: LogPoint) -> None:
+        self.marks.in_volumes = in_volumes.offset
+        if self.marks.durable != durable.offset:
+            self.marks.durable = durable.offset
+            self._wake()
+
+    # -- control records ----------------------------------------------------------------------
+
+    def append_control(self, kind: int, body: bytes, *, through_gate: bool = False) -> LogPoint:
+        """Append one control record and return the point right after it, once durable.
+
+        The caller holds (`hold`) if a row must be written for it.
+        """
+        batch = Batch((control_change(kind, body),), sync=True, control=True)
+        self.committer.commit(batch, through_gate=through_gate)
+        assert batch.last is not None
+        return batch.last
+
+    @contextmanager
+    def fenced(self, timeout_seconds: float) -> Iterator[None]:
+        """Hold writes back while the body runs (C2, D8); see `Committer.fence`."""
+        with self.committer.fence(timeout_seconds):
+            yield
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep the checkpoint and the log where they are until rows have followed records (D11).
+
+        A record appended in the body is replayed after a crash as long as its row is not written.
+        """
+        token = object()
+        with self._holds_lock:
+            self._holds[token] = self.committer.in_volumes
+        try:
+            yield
+        finally:
+            with self._holds_lock:
+                del self._holds[token]
+
+    # -- checkpoint and log space -------------------------------------------------------------
+
+    def checkpoint(self) -> LogPoint:
+        """Make the volumes durable up to ``in_volumes`` as of now, and free log space.
+
+        Raises:
+            GroupFailed: a volume's sync failed; it is not tried again (D3).
+        """
+        with self._maintenance:
+            return self._checkpoint()
+
+    def _checkpoint(self) -> LogPoint:
+        if self.failure is not None:
+            raise self.failure
+        # Read before the sync: what enters a volume during it is not covered by it (D2). A hold
+        # taken later starts at or past this point.
+        point = self.committer.in_volumes
+        with self._holds_lock:
+            for held in self._holds.values():
+                point = min(point, held, key=lambda at: at.offset)
+        if point.offset > self.checkpoint_point.offset:
+            for volume in list(self.volumes.values()):
+                try:
+                    volume.sync()
+                except OSError as error:
+                    failed = StorageFailed(str(volume.path), "sync", error.errno or 0)
+                    self.marks.failed = 1
+                    raise self.committer.fail(str(failed)) from error
+            self.database.checkpoint(point)
+            self.checkpoint_point = point
+            self.checkpoints_total += 1
+        self._checkpointed_at = self.clock.monotonic()
+        self._trim()
+        return point
+
+    def _trim(self) -> None:
+        floor = self.checkpoint_point.offset
+        links = self.links_floor()
+        if links is not None:
+            floor = min(floor, links)
+        if floor > self.log.oldest:
+            # Senders look at the mark after each read: it moves before any segment does (D14).
+            self.marks.trim = floor
+            self.log.trim(floor)
+            self.committer.room_made()
+
+    def trim(self) -> None:
+        """Free log space that the links have let go of."""
+        with self._maintenance:
+            self._trim()
+
+    def make_room(self) -> None:
+        """Free log space for a waiting writer; holds no lock a writer needs (D9).
+
+        A link that holds the log beyond what the checkpoint frees is let go of: writers never
+        stall for a dead link (it becomes DIRTY).
+        """
+        with self._maintenance:
+            if self.failure is not None:
+                return
+            before = self.log.oldest
+            self._checkpoint()
+            if self.log.oldest == before:
+                self.log_pressure(self.checkpoint_point.offset)
+                self._trim()
+
+    def is_checkpoint_due(self) -> bool:
+        """Tell whether log space or replay time asks for a checkpoint (D10)."""
+        written = self.committer.in_volumes.offset - self.checkpoint_point.offset
+        if not written:
+            return False
+        age = self.clock.monotonic() - self._checkpointed_at
+        limit = min(self.log.settings.log_bytes // CHECKPOINT_SHARE, CHECKPOINT_BYTES)
+        return written >= limit or age >= CHECKPOINT_SECONDS
+
+    def maintain(self) -> None:
+        """Do what is due and not on the path of a write: segments, checkpoint, retries.
+
+        Raises:
+            GroupFailed: as `checkpoint`.
+        """
+        if self.failure is not None:
+            self.marks.failed = 1
+            return
+        self.log.prepare()
+        if self.committer.writeback and self.committer.is_behind:
+            self.submit((), sync=True)
+        if self.committer.stalled is not None:
+            self.committer.retry_volumes()
+        if self.is_checkpoint_due():
+            self.checkpoint()
+        else:
+            self.trim()
+
+    def close(self, *, clean: bool = True) -> None:
+        """Close the group; a clean close leaves nothing to replay and says so in group.db."""
+        if clean and self.failure is None:
+            self.submit((), sync=True)
+            self.checkpoint()
+            if self.checkpoint_point == self.log.end:
+                self.database.set_clean_end(self.log.end.position.lsn)
+        self.log.close()
+        for volume in self.volumes.values():
+            volume.close()
+        self.database.close()
+
