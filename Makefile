@@ -1,0 +1,64 @@
+# Every verb that a developer or CI needs; `make help` lists them. No logic here: see tools/.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup proto proto-check proto-release fmt lint types test test-unit test-property \
+	test-crash test-e2e cover bench bench-quick demo check clean
+
+help: ## list these verbs
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: ## install everything the other verbs need (Debian packages when root, a virtual environment)
+	@PYTHON=$(PYTHON) tools/setup.sh
+
+proto: setup ## generate slackwater/v1 from protos/
+	@tools/proto.sh generate
+
+proto-check: setup ## lint protos/, compare with the last release, and with the generated code
+	@tools/proto.sh check
+
+proto-release: setup ## make today's protos the ones that changes are compared with
+	@tools/proto.sh release
+
+fmt: setup ## format the code
+	@ruff format . && ruff check --fix --select I .
+
+lint: setup ## ruff, layers, sizes of modules
+	@ruff format --check . && ruff check . && lint-imports --no-cache && python tools/sizes.py
+
+types: setup ## mypy, strict
+	@mypy slackwater services tests demo benchmarks tools
+
+test: setup ## all tests
+	@pytest tests
+
+test-unit: setup ## tests without processes: seconds
+	@pytest tests/unit tests/contract tests/scenarios
+
+test-property: setup ## random operations against models
+	@pytest tests/property
+
+test-crash: setup ## a crash at every storage call
+	@pytest tests/crash
+
+test-e2e: setup ## real processes, real clients
+	@pytest tests/e2e
+
+cover: setup ## branch coverage of the tests without processes
+	@coverage run -m pytest tests/unit tests/contract tests/scenarios tests/property && coverage report
+
+bench-quick: setup ## ratios to fio and nbdkit in under four minutes
+	@python -m benchmarks.quick
+
+bench: bench-quick ## the same
+
+demo: setup ## the main job, end to end, on this machine
+	@python -m demo
+
+check: lint types proto-check test ## all that guards main
+
+clean: ## remove what the verbs made
+	@rm -rf $(VENV) build .hypothesis .mypy_cache .ruff_cache .pytest_cache *.egg-info

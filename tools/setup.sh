@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Install what the verbs of the Makefile need. Run again at will: a second run does nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(python3-venv libnbd-bin qemu-utils qemu-block-extra fio nbdkit nbdfuse e2fsprogs fuse3
+  prometheus util-linux mount)
+apt_packages() { # Debian's name of what the tools come in
+  local -A of=([nbdfuse]=nbdfuse [nbdcopy]=libnbd-bin [nbdinfo]=libnbd-bin [qemu-io]=qemu-utils
+    [fio]=fio [nbdkit]=nbdkit [mke2fs]=e2fsprogs [fusermount3]=fuse3 [promtool]=prometheus
+    [losetup]=mount [fsfreeze]=util-linux)
+  for tool in "${!of[@]}"; do
+    command -v "$tool" >/dev/null 2>&1 || [ -x "/sbin/$tool" ] || [ -x "/usr/sbin/$tool" ] ||
+      printf '%s\n' "${of[$tool]}"
+  done | sort -u
+}
+
+python=${PYTHON:-python3}
+missing=$(apt_packages | tr '\n' ' ')
+"$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+missing=$(echo $missing)
+if [ -n "$missing" ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "setup: installing Debian packages: $missing"
+    # shellcheck disable=SC2086 -- a list of words
+    { apt-get install -y -qq --no-install-recommends $missing ||
+      { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; }; } \
+      </dev/null >build-apt.log 2>&1 || { tail -20 build-apt.log; rm -f build-apt.log; exit 1; }
+    rm -f build-apt.log
+  else
+    echo "setup: some tools are missing; as root type:" >&2
+    echo "  apt-get install -y $missing" >&2
+  fi
+fi
+
+stamp=.venv/.stamp
+want=$(cat requirements.lock pyproject.toml tools/setup.sh | sha256sum)
+[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
+echo "setup: installing the virtual environment"
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+  -r requirements.lock
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+  --no-build-isolation -e .
+echo "$want" >"$stamp"
