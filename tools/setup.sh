@@ -3,10 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(python3-venv libnbd-bin qemu-utils qemu-block-extra fio nbdkit nbdfuse e2fsprogs fuse3
+packages=(python3-venv libnbd-bin qemu-utils qemu-block-extra fio nbdkit e2fsprogs fuse3
   prometheus util-linux mount)
 apt_packages() { # Debian's name of what the tools come in
-  local -A of=([nbdfuse]=nbdfuse [nbdcopy]=libnbd-bin [nbdinfo]=libnbd-bin [qemu-io]=qemu-utils
+  local -A of=([nbdfuse]=libnbd-bin [nbdcopy]=libnbd-bin [nbdinfo]=libnbd-bin [qemu-io]=qemu-utils
     [fio]=fio [nbdkit]=nbdkit [mke2fs]=e2fsprogs [fusermount3]=fuse3 [promtool]=prometheus
     [losetup]=mount [fsfreeze]=util-linux)
   for tool in "${!of[@]}"; do
