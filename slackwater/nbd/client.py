@@ -254,15 +254,15 @@ class Pipeline:
         while self._tags:
             self._take_answer()
 
-    def _submit(  # noqa: PLR0913, PLR0917 -- a request's fields
+    def _submit(
         self, tag: int, kind: int, flags: int, offset: int, length: int, data: Buffer
     ) -> None:
         while len(self._tags) >= self._depth:
             self._take_answer()
-        self._tags[self._client._send(kind, flags, offset, length, data)] = tag  # noqa: SLF001 -- one module, one protocol
+        self._tags[self._client._send(kind, flags, offset, length, data)] = tag
 
     def _take_answer(self) -> None:
-        cookie, error = self._client._simple_reply()  # noqa: SLF001 -- one module, one protocol
+        cookie, error = self._client._simple_reply()
         if cookie not in self._tags:
             raise wire.ProtocolError(f"an answer to request {cookie}, which is not in flight")
         self._on_done(self._tags.pop(cookie), error)

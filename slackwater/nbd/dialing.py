@@ -75,10 +75,7 @@ class Negotiation:
         """Connects, checks the greeting, and starts TLS if a context is given."""
         self.channel = Channel(address, timeout_seconds)
         try:
-            greeting = self.channel.receive(wire.GREETING.size)
-            magic, option_magic, _flags = wire.GREETING.unpack(greeting)
-            if magic != wire.GREETING_MAGIC or option_magic != wire.OPTION_MAGIC:
-                raise wire.ProtocolError("no newstyle NBD server answers here")
+            _check_greeting(self.channel.receive(wire.GREETING.size))
             flags = wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES
             self.channel.send(wire.CLIENT_FLAGS.pack(flags))
             if tls_context is not None:
@@ -138,6 +135,12 @@ class Negotiation:
             if reply & wire.REP_FLAG_ERROR:
                 raise _refusal(reply, export, data.decode(errors="replace"))
             bodies.append(data)
+
+
+def _check_greeting(greeting: bytes) -> None:
+    magic, option_magic, _flags = wire.GREETING.unpack(greeting)
+    if magic != wire.GREETING_MAGIC or option_magic != wire.OPTION_MAGIC:
+        raise wire.ProtocolError("no newstyle NBD server answers here")
 
 
 def _refusal(reply: int, export: str, message: str) -> Exception:

@@ -33,7 +33,7 @@ class Request:
 
     __slots__ = ("cookie", "data", "error", "flags", "hole", "kind", "length", "offset", "payload")
 
-    def __init__(  # noqa: PLR0913, PLR0917 -- a request's fields; made by position once per request
+    def __init__(
         self,
         kind: int,
         flags: int,

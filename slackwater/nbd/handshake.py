@@ -56,7 +56,7 @@ class Directory(Protocol):
         ...
 
 
-class _OptionRefused(Exception):
+class _OptionRefused(Exception):  # noqa: N818 -- an answer of the protocol, no failure of ours
     """An option is answered with an error; negotiation goes on."""
 
     def __init__(self, reply: int, message: str) -> None:
@@ -194,28 +194,31 @@ class Handshake:
             self._export_name(data)
             return
         try:
-            if self._needs_tls and option not in {wire.OPT_STARTTLS, wire.OPT_ABORT}:
-                raise _OptionRefused(wire.REP_ERR_TLS_REQD, "start TLS first")
-            match option:
-                case wire.OPT_ABORT:
-                    self._reply(option, wire.REP_ACK)
-                    self.phase = Phase.CLOSED
-                case wire.OPT_LIST:
-                    self._list(data)
-                case wire.OPT_STARTTLS:
-                    self._start_tls(data)
-                case wire.OPT_INFO | wire.OPT_GO:
-                    self._info(option, data)
-                case wire.OPT_STRUCTURED_REPLY:
-                    _expect_empty(data)
-                    self.is_structured = True
-                    self._reply(option, wire.REP_ACK)
-                case wire.OPT_LIST_META_CONTEXT | wire.OPT_SET_META_CONTEXT:
-                    self._meta_context(option, data)
-                case _:
-                    raise _OptionRefused(wire.REP_ERR_UNSUP, f"option {option} is not known here")
+            self._dispatch(option, data)
         except _OptionRefused as refused:
             self._refuse(option, refused.reply, refused.message)
+
+    def _dispatch(self, option: int, data: bytes) -> None:
+        if self._needs_tls and option not in {wire.OPT_STARTTLS, wire.OPT_ABORT}:
+            raise _OptionRefused(wire.REP_ERR_TLS_REQD, "start TLS first")
+        match option:
+            case wire.OPT_ABORT:
+                self._reply(option, wire.REP_ACK)
+                self.phase = Phase.CLOSED
+            case wire.OPT_LIST:
+                self._list(data)
+            case wire.OPT_STARTTLS:
+                self._start_tls(data)
+            case wire.OPT_INFO | wire.OPT_GO:
+                self._info(option, data)
+            case wire.OPT_STRUCTURED_REPLY:
+                _expect_empty(data)
+                self.is_structured = True
+                self._reply(option, wire.REP_ACK)
+            case wire.OPT_LIST_META_CONTEXT | wire.OPT_SET_META_CONTEXT:
+                self._meta_context(option, data)
+            case _:
+                raise _OptionRefused(wire.REP_ERR_UNSUP, f"option {option} is not known here")
 
     def _open(self, name: str) -> Export:
         try:

@@ -18,8 +18,6 @@ from slackwater.nbd.transmission import Intake, Transmission, total_length
 _JOIN_BYTES: Final = 256 << 10  # up to here one copy is cheaper than a long gather list
 _MOST_PIECES: Final = 1024  # IOV_MAX
 _LEAST_RECEIVE_BYTES: Final = 64 << 10
-# Beyond the stall limit, requests must arrive and answers be taken at this rate at least.
-_LEAST_BYTES_PER_SECOND: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,8 @@ class Settings:
         handshake_seconds: a negotiation that takes longer is ended.
         stall_seconds: how long a half-received request, or an answer that the client does not
             take, may stand still. A connection between requests may stay for ever.
+        least_bytes_per_second: the rate at which a request must arrive and answers be taken,
+            after `stall_seconds` of patience.
         comfort_bytes: memory for the larger buffers of busy connections, all together.
         large_bytes: memory for requests larger than those buffers, in each direction.
     """
@@ -38,18 +38,19 @@ class Settings:
     connection_limit: int = 64
     handshake_seconds: float = 10.0
     stall_seconds: float = 60.0
+    least_bytes_per_second: int = 256 << 10
     comfort_bytes: int = 32 << 20
     large_bytes: int = 33 << 20
 
 
-class Ended(Exception):
+class Ended(Exception):  # noqa: N818 -- an end, not an error
     """The connection is over: hang-up, stall or stop; not an error of this server."""
 
 
 class Stream:
     """Serves one export on one socket."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 -- the parts of one connection, put together once
+    def __init__(
         self,
         sock: socket.socket,
         export: Export,
@@ -149,7 +150,10 @@ class Stream:
         now = time.monotonic()
         if self._stalled_since is None:
             self._stalled_since = now
-        limit = self._settings.stall_seconds + self._transmission.wanted / _LEAST_BYTES_PER_SECOND
+        limit = (
+            self._settings.stall_seconds
+            + self._transmission.wanted / self._settings.least_bytes_per_second
+        )
         if now - self._stalled_since > limit:
             raise Ended("a request arrived too slowly")
 
@@ -222,7 +226,11 @@ class Stream:
                 rest = rest[self._send_once([rest], deadline) :]
 
     def _deadline(self, length: int) -> float:
-        return time.monotonic() + self._settings.stall_seconds + length / _LEAST_BYTES_PER_SECOND
+        return (
+            time.monotonic()
+            + self._settings.stall_seconds
+            + length / self._settings.least_bytes_per_second
+        )
 
     def _send_once(self, gather: list[Buffer], deadline: float) -> int:
         """Sends some bytes, of answers that have until the deadline in all."""

@@ -77,6 +77,10 @@ class Client:
         self.handshake.receive(FLAGS)
         assert self.handshake.data_to_send() == b""
 
+    @property
+    def phase(self) -> Phase:
+        return self.handshake.phase
+
     def ask(self, number: int, data: bytes = b"") -> list[tuple[int, bytes]]:
         self.handshake.receive(option(number, data))
         answers = list(replies(self.handshake.data_to_send()))
@@ -361,11 +365,11 @@ class TestTls:
     ) -> None:
         client = Client(tls=mode)
         assert client.ask(wire.OPT_STARTTLS) == [(wire.REP_ACK, b"")]
-        assert client.handshake.phase is Phase.SECURING
+        assert client.phase is Phase.SECURING
         client.handshake.secured()
         assert client.refusal(wire.OPT_STARTTLS) == wire.REP_ERR_INVALID
         assert client.ask(wire.OPT_GO, info(NAME))[-1] == (wire.REP_ACK, b"")
-        assert client.handshake.phase is Phase.TRANSMITTING
+        assert client.phase is Phase.TRANSMITTING
 
     def test_starttls_forgets_what_was_agreed_before(self) -> None:
         client = Client(tls=TlsMode.OPTIONAL)

@@ -32,7 +32,12 @@ class TestAllowance:
         allowance = Allowance(10)
         assert allowance.take(10)
         taken = threading.Event()
-        thread = threading.Thread(target=lambda: allowance.take(1) and taken.set())
+
+        def take() -> None:
+            if allowance.take(1):
+                taken.set()
+
+        thread = threading.Thread(target=take)
         thread.start()
         assert not taken.is_set()
         allowance.give(10)

@@ -17,7 +17,7 @@ SIZE = 1 << 20
 NO_FLAGS = 0
 
 
-def request(  # noqa: PLR0913 -- a request's fields
+def request(
     kind: int,
     offset: int = 0,
     length: int = 0,
