@@ -73,25 +73,19 @@ class Space:
 
     Attributes:
         view: the whole of it. Growing and shrinking replace it, so no one may hold slices then.
+        capacity: bytes it holds.
+        is_borrowed: it holds bytes that others may be waiting for.
     """
 
     def __init__(self, comfort: Allowance, large: Allowance) -> None:
         """Starts at `BASE_BYTES`, whose untouched pages cost nothing."""
         self.view = _memory(BASE_BYTES)
+        self.capacity = BASE_BYTES
+        self.is_borrowed = False
         self._comfort = comfort
         self._large = large
         self._taken = 0
         self._taken_from: Allowance | None = None
-
-    @property
-    def capacity(self) -> int:
-        """Bytes it holds."""
-        return len(self.view)
-
-    @property
-    def is_borrowed(self) -> bool:
-        """It holds bytes that others may be waiting for."""
-        return self._taken_from is self._large
 
     def stretch(self, keep: slice) -> bool:
         """Grows to the comfortable size if that can be had now; keeps a part, moved to 0."""
@@ -132,5 +126,7 @@ class Space:
         if self._taken_from is not None:
             self._taken_from.give(self._taken)
         self.view = view
+        self.capacity = size
+        self.is_borrowed = source is self._large
         self._taken = size if source is not None else 0
         self._taken_from = source
