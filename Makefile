@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup proto proto-check proto-release fmt lint types test test-unit test-property \
-	test-crash test-e2e cover bench bench-quick demo check clean
+	test-crash test-sim test-e2e cover bench bench-quick demo check clean
 
 help: ## list these verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -26,8 +26,8 @@ proto-release: setup ## make today's protos the ones that changes are compared w
 fmt: setup ## format the code
 	@ruff format . && ruff check --fix --select I .
 
-lint: setup ## ruff, layers, sizes of modules
-	@ruff format --check . && ruff check . && lint-imports --no-cache && python tools/sizes.py
+lint: setup ## ruff, buf, layers, sizes of modules
+	@ruff format --check . && ruff check . && buf lint && lint-imports --no-cache && python tools/sizes.py
 
 types: setup ## mypy, strict
 	@mypy slackwater services tests demo benchmarks tools
@@ -36,19 +36,22 @@ test: setup ## all tests
 	@pytest tests
 
 test-unit: setup ## tests without processes: seconds
-	@pytest tests/unit tests/contract tests/scenarios
+	@pytest -m "unit or contract or scenarios"
 
 test-property: setup ## random operations against models
-	@pytest tests/property
+	@pytest -m property
 
 test-crash: setup ## a crash at every storage call
-	@pytest tests/crash
+	@pytest -m crash
+
+test-sim: setup ## whole groups on a virtual clock, network and disk
+	@pytest -m simulation
 
 test-e2e: setup ## real processes, real clients
-	@pytest tests/e2e
+	@pytest -m e2e
 
 cover: setup ## branch coverage of the tests without processes
-	@coverage run -m pytest tests/unit tests/contract tests/scenarios tests/property && coverage report
+	@coverage run -m pytest -m "not e2e" && coverage report
 
 bench-quick: setup ## ratios to fio and nbdkit in under four minutes
 	@python -m benchmarks.quick

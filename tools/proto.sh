@@ -18,6 +18,8 @@ check)
   buf lint
   if [ -f "$image" ]; then
     buf breaking --against "$image"
+  else
+    echo "protos: no release yet to compare with; a release makes $image (make proto-release)"
   fi
   new=$(mktemp -d)
   trap 'rm -rf "$new"' EXIT
