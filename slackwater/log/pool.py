@@ -67,12 +67,13 @@ class SegmentPool:
             NoSpace: the file system is full.
             StorageFailed: it failed otherwise.
         """
-        step = "listing"
+        step = "mkdir"
         try:
-            if not self._storage.exists(self._directory):
-                step = "mkdir"
-                self._storage.make_directory(self._directory)
-                self._storage.sync_directory(self._directory.parent)
+            # Its name may have survived a SIGKILL without being durable: synced in any case.
+            self._storage.make_directory(self._directory)
+            step = "sync"
+            self._storage.sync_directory(self._directory.parent)
+            step = "listing"
             for name in sorted(self._storage.listing(self._directory)):
                 if segment.lap_of(name) is not None or name.endswith(segment.TEMPORARY_SUFFIX):
                     step = "remove"

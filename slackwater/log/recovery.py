@@ -139,7 +139,6 @@ class Survey:
                 raise LogCorrupt(segment.name(lap + 1), 0, f"its header does not follow {position}")
             lap, byte = lap + 1, 0
         was_torn = self._judge(lap, byte, position, sealed=sealed)
-        was_torn = was_torn or (sealed and byte < self._capacity)
         return self._found(lap, byte, position, count, was_torn)
 
     def _read_headers(self) -> None:
@@ -323,6 +322,9 @@ def prove_again(
     end = found.recovery.end.offset
     byte = end - lap * settings.capacity
     window_end = byte + found.window_bytes
+    # Names that survived a SIGKILL are not durable: were a recycled file overwritten before its new
+    # name is, power loss would give it back to the lap it came from, damaged.
+    storage.sync_directory(directory)
     with _Opened(storage, segment.path(directory, lap), writable=True) as file:
         # The header was synced before the first record, but with no record yet nothing shows it.
         grown = SegmentHeader(
@@ -353,17 +355,17 @@ def _zero(file: File, start: int, end: int) -> None:
 
 
 def _tidy(storage: Storage, directory: Path, start_lap: int, top: int) -> None:
-    """Remove what is no part of the log: before its start, unusable above it, unfinished.
-
-    The directory is synced in any case: a name that survived a SIGKILL is not durable yet either.
-    """
+    """Remove what is no part of the log: before its start, unusable above it, unfinished."""
+    removed = False
     for name in storage.listing(directory):
         lap = segment.lap_of(name)
         if name.endswith(segment.TEMPORARY_SUFFIX) or (
             lap is not None and not start_lap <= lap <= top
         ):
             storage.remove(directory / name)
-    storage.sync_directory(directory)
+            removed = True
+    if removed:
+        storage.sync_directory(directory)
 
 
 class _Opened:
