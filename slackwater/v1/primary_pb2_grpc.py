@@ -294,7 +294,7 @@ class PrimaryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RegisterApplication(self, request, context):
-        """Registers an application name for sending; at most 32 for a group, RESOURCE_EXHAUSTED past that.
+        """Registers an application name for sending; at most 32 for a group, FAILED_PRECONDITION past that.
         Durable. A name that is registered already is returned as it is. Role `message`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

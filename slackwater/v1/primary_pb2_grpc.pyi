@@ -84,7 +84,7 @@ class PrimaryServiceStub:
     Role `operate`.
     """
     RegisterApplication: _grpc.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceRegisterApplicationRequest, _primary_pb2.PrimaryServiceRegisterApplicationResponse]
-    """Registers an application name for sending; at most 32 for a group, RESOURCE_EXHAUSTED past that.
+    """Registers an application name for sending; at most 32 for a group, FAILED_PRECONDITION past that.
     Durable. A name that is registered already is returned as it is. Role `message`.
     """
     UnregisterApplication: _grpc.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceUnregisterApplicationRequest, _primary_pb2.PrimaryServiceUnregisterApplicationResponse]
@@ -173,7 +173,7 @@ class PrimaryServiceAsyncStub(PrimaryServiceStub):
     Role `operate`.
     """
     RegisterApplication: _aio.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceRegisterApplicationRequest, _primary_pb2.PrimaryServiceRegisterApplicationResponse]  # type: ignore[assignment]
-    """Registers an application name for sending; at most 32 for a group, RESOURCE_EXHAUSTED past that.
+    """Registers an application name for sending; at most 32 for a group, FAILED_PRECONDITION past that.
     Durable. A name that is registered already is returned as it is. Role `message`.
     """
     UnregisterApplication: _aio.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceUnregisterApplicationRequest, _primary_pb2.PrimaryServiceUnregisterApplicationResponse]  # type: ignore[assignment]
@@ -361,7 +361,7 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _primary_pb2.PrimaryServiceRegisterApplicationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_primary_pb2.PrimaryServiceRegisterApplicationResponse, _abc.Awaitable[_primary_pb2.PrimaryServiceRegisterApplicationResponse]]:
-        """Registers an application name for sending; at most 32 for a group, RESOURCE_EXHAUSTED past that.
+        """Registers an application name for sending; at most 32 for a group, FAILED_PRECONDITION past that.
         Durable. A name that is registered already is returned as it is. Role `message`.
         """
 

@@ -365,7 +365,7 @@ class SyncRegions(_message.Message):
     sync_id: _builtins.bytes
     """The sync they belong to."""
     sequence: _builtins.int
-    """Counts these messages within the sync from 1, without gaps."""
+    """Counts these messages within the stream from 1, without gaps."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Region]:
         """The regions in ascending order."""
@@ -472,7 +472,7 @@ class SyncDone(_message.Message):
     consistent_lsn: _builtins.int
     """The replica is consistent once everything up to this lsn is applied."""
     last_sequence: _builtins.int
-    """The sequence of the last SyncRegions; 0 if there was none."""
+    """The sequence of the last SyncRegions of this stream; 0 if there was none."""
     def __init__(
         self,
         *,
@@ -609,12 +609,13 @@ class Ack(_message.Message):
     LOG_USED_BYTES_FIELD_NUMBER: _builtins.int
     LOG_CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     REPLICA_STATE_FIELD_NUMBER: _builtins.int
+    SYNC_ID_FIELD_NUMBER: _builtins.int
     applied_lsn: _builtins.int
     """Everything up to this lsn is in the replica's volumes; applied <= durable.lsn."""
     applied_time_unix_nanos: _builtins.int
     """The Primary's clock in the record at `applied_lsn`; 0 before the first."""
     region_sequence: _builtins.int
-    """SyncRegions up to this sequence are durable in the volumes, with the checkpoint at or past their
+    """SyncRegions of this stream up to this sequence are durable in the volumes, with the checkpoint at or past their
     place in the stream.
     """
     log_used_bytes: _builtins.int
@@ -623,6 +624,11 @@ class Ack(_message.Message):
     """Size of the Secondary's log."""
     replica_state: _common_pb2.ReplicaState.ValueType
     """The replica's state."""
+    sync_id: _builtins.bytes
+    """The sync the replica is in the middle of; empty if none. Set from the first Ack after SyncStart
+    was carried out, and empty again once the replica is consistent. A Primary that sent SyncStart
+    sends nothing further before it sees the sync's id here.
+    """
     @_builtins.property
     def durable(self) -> _common_pb2.Position:
         """Everything up to here is durable on the Secondary; never falls within a stream, except with a
@@ -639,10 +645,11 @@ class Ack(_message.Message):
         log_used_bytes: _builtins.int = ...,
         log_capacity_bytes: _builtins.int = ...,
         replica_state: _common_pb2.ReplicaState.ValueType = ...,
+        sync_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durable", b"durable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_lsn", b"applied_lsn", "applied_time_unix_nanos", b"applied_time_unix_nanos", "durable", b"durable", "log_capacity_bytes", b"log_capacity_bytes", "log_used_bytes", b"log_used_bytes", "region_sequence", b"region_sequence", "replica_state", b"replica_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_lsn", b"applied_lsn", "applied_time_unix_nanos", b"applied_time_unix_nanos", "durable", b"durable", "log_capacity_bytes", b"log_capacity_bytes", "log_used_bytes", b"log_used_bytes", "region_sequence", b"region_sequence", "replica_state", b"replica_state", "sync_id", b"sync_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

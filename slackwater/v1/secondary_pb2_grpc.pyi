@@ -45,7 +45,7 @@ class SecondaryServiceStub:
     connected or a snapshot is exported. Role `operate`.
     """
     RegisterApplication: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceRegisterApplicationRequest, _secondary_pb2.SecondaryServiceRegisterApplicationResponse]
-    """Registers an application name for receiving; at most 32 for a group, RESOURCE_EXHAUSTED past
+    """Registers an application name for receiving; at most 32 for a group, FAILED_PRECONDITION past
     that. Durable. A name that is registered already is returned as it is. Role `message`.
     """
     UnregisterApplication: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceUnregisterApplicationRequest, _secondary_pb2.SecondaryServiceUnregisterApplicationResponse]
@@ -131,7 +131,7 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     connected or a snapshot is exported. Role `operate`.
     """
     RegisterApplication: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceRegisterApplicationRequest, _secondary_pb2.SecondaryServiceRegisterApplicationResponse]  # type: ignore[assignment]
-    """Registers an application name for receiving; at most 32 for a group, RESOURCE_EXHAUSTED past
+    """Registers an application name for receiving; at most 32 for a group, FAILED_PRECONDITION past
     that. Durable. A name that is registered already is returned as it is. Role `message`.
     """
     UnregisterApplication: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceUnregisterApplicationRequest, _secondary_pb2.SecondaryServiceUnregisterApplicationResponse]  # type: ignore[assignment]
@@ -238,7 +238,7 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secondary_pb2.SecondaryServiceRegisterApplicationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secondary_pb2.SecondaryServiceRegisterApplicationResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceRegisterApplicationResponse]]:
-        """Registers an application name for receiving; at most 32 for a group, RESOURCE_EXHAUSTED past
+        """Registers an application name for receiving; at most 32 for a group, FAILED_PRECONDITION past
         that. Durable. A name that is registered already is returned as it is. Role `message`.
         """
 

@@ -1,0 +1,216 @@
+"""Messages and what becomes of them, and the checks of the send side."""
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from slackwater import errors
+from slackwater.ibc.names import Applications
+from slackwater.position import Position
+
+MAX_BODY_BYTES = 128 << 10
+MAX_REQUEST_ID = 128
+DELIVER_TIMEOUT_SECONDS = 600.0
+FREEZE_TIMEOUT_SECONDS = 600.0
+UNREGISTERED_TIMEOUT_SECONDS = 30.0
+MAX_TIMEOUT_SECONDS = 366 * 86400.0
+
+
+class Behaviour(enum.Enum):
+    """What a Secondary does at a message (C7)."""
+
+    FREEZE = "FREEZE"
+    NOTIFY = "NOTIFY"
+    SNAPSHOT = "SNAPSHOT"
+
+
+class VerdictState(enum.Enum):
+    """How far a message has come on one link, and how it ended there (C16)."""
+
+    QUEUED = "QUEUED"
+    SENT = "SENT"
+    ARRIVED = "ARRIVED"
+    DELIVERED = "DELIVERED"
+    UNFROZEN = "UNFROZEN"
+    NOTIFIED = "NOTIFIED"
+    SNAPSHOTTED = "SNAPSHOTTED"
+    EXPIRED = "EXPIRED"
+    UNCLAIMED = "UNCLAIMED"
+    FREEZE_TIMED_OUT = "FREEZE_TIMED_OUT"
+    FREEZE_LOG_LIMIT = "FREEZE_LOG_LIMIT"
+    LEASE_LOST = "LEASE_LOST"
+    SKIPPED_INCONSISTENT = "SKIPPED_INCONSISTENT"
+    LINK_DETACHED = "LINK_DETACHED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the state will not change any more."""
+        return self not in _ON_THE_WAY
+
+
+_ON_THE_WAY = {
+    VerdictState.QUEUED: 0,
+    VerdictState.SENT: 1,
+    VerdictState.ARRIVED: 2,
+    VerdictState.DELIVERED: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message at its place in the log, as both sides know it."""
+
+    message_id: str
+    application: str
+    behaviour: Behaviour
+    position: Position
+    body: bytes = b""
+    body_is_text: bool = False
+    links: tuple[str, ...] = ()
+    request_id: str = ""
+    deliver_timeout_seconds: float = DELIVER_TIMEOUT_SECONDS
+    freeze_timeout_seconds: float = FREEZE_TIMEOUT_SECONDS
+    unregistered_timeout_seconds: float = UNREGISTERED_TIMEOUT_SECONDS
+    time_ns: int = 0
+    fenced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a message on one link."""
+
+    state: VerdictState
+    by: str = ""
+    frozen_seconds: float | None = None
+    snapshot_id: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A send as it was asked for, before it has an id and a place."""
+
+    application: str
+    behaviour: Behaviour = Behaviour.FREEZE
+    body: bytes = b""
+    links: tuple[str, ...] = ()
+    request_id: str = ""
+    deliver_timeout_seconds: float = DELIVER_TIMEOUT_SECONDS
+    freeze_timeout_seconds: float = FREEZE_TIMEOUT_SECONDS
+    unregistered_timeout_seconds: float = UNREGISTERED_TIMEOUT_SECONDS
+
+
+def check_send(send: Send, applications: Applications, attached: Iterable[str]) -> tuple[str, ...]:
+    """Return the links the message goes to, or say why it is not taken (C4, C5).
+
+    Args:
+        send: What is asked for.
+        applications: The names registered on the Primary.
+        attached: Ids of the links that are not detached.
+
+    Raises:
+        InvalidRequest: Body, request id, timeout or link is no good.
+        NotFound: The application is not registered.
+        FailedPrecondition: No link is attached.
+    """
+    if len(send.body) > MAX_BODY_BYTES:
+        raise errors.InvalidRequest(
+            "body", f"{len(send.body)} bytes are more than {MAX_BODY_BYTES}"
+        )
+    if len(send.request_id) > MAX_REQUEST_ID:
+        raise errors.InvalidRequest("request_id", f"is longer than {MAX_REQUEST_ID} characters")
+    for name in ("deliver_timeout", "freeze_timeout", "unregistered_timeout"):
+        seconds = getattr(send, f"{name}_seconds")
+        if not 0 <= seconds <= MAX_TIMEOUT_SECONDS:
+            raise errors.InvalidRequest(name, f"{seconds:g} s is not from 0 s to 366 days")
+    applications.get(send.application)
+    known = sorted(attached)
+    for link in send.links:
+        if link not in known:
+            raise errors.InvalidRequest("links", f"there is no link {link[:80]!r} attached")
+    if not known:
+        raise errors.FailedPrecondition(
+            "NO_LINK", "no link is attached, so nobody would get the message", "Create a link first"
+        )
+    return tuple(sorted(set(send.links))) or tuple(known)
+
+
+@dataclass(slots=True)
+class SentMessage:
+    """A message on its Primary, with one verdict for each link it went to."""
+
+    message: Message
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether every verdict is final."""
+        return all(verdict.state.is_final for verdict in self.verdicts.values())
+
+    def learn(self, link: str, verdict: Verdict) -> bool:
+        """Take news of one link; tell whether it is news.
+
+        Reports are repeated after a reconnect and may arrive after later ones (D17): a verdict
+        never goes back, and a final one never changes.
+        """
+        known = self.verdicts.get(link)
+        if known is None or known.state.is_final or known == verdict:
+            return False
+        if not verdict.state.is_final and _ON_THE_WAY[verdict.state] < _ON_THE_WAY[known.state]:
+            return False
+        self.verdicts[link] = verdict
+        return True
+
+
+class SentMessages:
+    """The messages a Primary knows, by id and by request id (C3, D11)."""
+
+    def __init__(self, messages: Sequence[SentMessage] = ()) -> None:
+        """Take up the rows of group.db and what recovery found in the log after them."""
+        self._by_id: dict[str, SentMessage] = {}
+        self._by_request: dict[str, SentMessage] = {}
+        for sent in messages:
+            self.add(sent)
+
+    def add(self, sent: SentMessage) -> None:
+        """Note a message that has a place in the log."""
+        self._by_id[sent.message.message_id] = sent
+        if sent.message.request_id:
+            self._by_request.setdefault(sent.message.request_id, sent)
+
+    def repeated(self, request_id: str) -> SentMessage | None:
+        """Return the message an earlier send with this request id placed, if any."""
+        return self._by_request.get(request_id) if request_id else None
+
+    def get(self, message_id: str) -> SentMessage:
+        """Return a message.
+
+        Raises:
+            NotFound: There is none of that id.
+        """
+        if message_id not in self._by_id:
+            raise errors.NotFound("message", message_id)
+        return self._by_id[message_id]
+
+    def pending(self, application: str = "") -> list[SentMessage]:
+        """Return the messages that are not final, of one application or all, oldest first."""
+        return [
+            sent
+            for sent in self._by_id.values()
+            if not sent.is_final and application in ("", sent.message.application)
+        ]
+
+    def sent_and_arrived(self, link: str, sent_lsn: int, acked_lsn: int) -> list[SentMessage]:
+        """Learn how far a link has come; return the messages that this moved on."""
+        moved = []
+        for sent in self.pending():
+            lsn = sent.message.position.lsn
+            state = VerdictState.ARRIVED if lsn <= acked_lsn else VerdictState.SENT
+            if lsn <= max(sent_lsn, acked_lsn) and sent.learn(link, Verdict(state)):
+                moved.append(sent)
+        return moved
+
+    def link_detached(self, link: str) -> list[SentMessage]:
+        """End what is pending on a link that is gone (C19); return what this changed."""
+        verdict = Verdict(VerdictState.LINK_DETACHED)
+        return [sent for sent in self.pending() if sent.learn(link, verdict)]
