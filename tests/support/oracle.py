@@ -29,6 +29,7 @@ _MAGIC = 0x5EC70_0AC
 _LABEL = struct.Struct("<IIQQIQI")  # magic, writer, sequence, write id, volume, sector, crc32c
 _FILLER = bytes(range(256)) * 2
 _ZEROES = bytes(SECTOR)
+Image = bytes | bytearray | memoryview
 
 
 @dataclass(slots=True)
@@ -149,7 +150,7 @@ class Verdict:
 
 def check(
     journal: Journal,
-    images: Mapping[int, bytes | memoryview],
+    images: Mapping[int, Image],
     *,
     everything_answered_before: int = 0,
     nothing_issued_after: int | None = None,
@@ -166,9 +167,7 @@ def check(
         for number in visible:
             if writes[number - 1].issued > nothing_issued_after:
                 raise ImageError(f"{writes[number - 1]} was issued after {nothing_issued_after}")
-    horizon = max(
-        [everything_answered_before, *(writes[number - 1].issued for number in visible)]
-    )
+    horizon = max([everything_answered_before, *(writes[number - 1].issued for number in visible)])
     included = [
         write
         for write in writes
@@ -184,9 +183,7 @@ def check(
     )
 
 
-def _read_images(
-    writes: Sequence[Write], images: Mapping[int, bytes | memoryview]
-) -> dict[int, list[int]]:
+def _read_images(writes: Sequence[Write], images: Mapping[int, Image]) -> dict[int, list[int]]:
     shown: dict[int, list[int]] = {}
     for volume, image in images.items():
         view = memoryview(image)
@@ -214,7 +211,7 @@ def _is_of(writes: Sequence[Write], number: int, volume: int, sector: int) -> bo
 def _hidden_by(
     included: Sequence[Write],
     shown: Mapping[int, list[int]],
-    images: Mapping[int, bytes | memoryview],
+    images: Mapping[int, Image],
 ) -> dict[int, set[int]]:
     """For each write the visible ones that must come after it, refusing the plain cases."""
     by_number = {write.number: write for write in included}

@@ -118,9 +118,7 @@ class Load:
             if device is not None:
                 device.close()
 
-    def _write_one(
-        self, device: Device, writer: int, volume: int, choice: random.Random
-    ) -> None:
+    def _write_one(self, device: Device, writer: int, volume: int, choice: random.Random) -> None:
         room = self._volume_bytes[volume] // SECTOR
         sectors = min(room, choice.choice((1, 1, 2, 3, 8, 8, 8, 24, self._largest)))
         first = choice.randrange(0, room - sectors + 1)

@@ -7,6 +7,7 @@ from typing import Self
 
 import grpc
 
+from demo.sites import Sites
 from slackwater.errors import SlackwaterError
 from slackwater.nbd.client import Client
 from slackwater.nbd.wire import ProtocolError
@@ -19,8 +20,6 @@ from slackwater.v1 import (
     secondary_pb2_grpc,
     snapshot_pb2_grpc,
 )
-
-from demo.sites import Sites
 
 GROUP = "groups/demo"
 LINK = f"{GROUP}/links/site-b"

@@ -1,0 +1,227 @@
+"""Disks that fill up, rot, or are rolled back: clear states, nothing answered lost or overwritten."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from demo import mounts
+from demo.sites import ServiceError
+from slackwater.v1 import common_pb2, primary_pb2, resources_pb2
+from tests.e2e.test_memory_backlog import flood
+from tests.support.oracle import Journal, check
+from tests.support.oracle_cycle import SIZES, live_images, start_load
+from tests.support.processes import CALL_SECONDS, DATA, GROUP, LINK, MIB, WAL, Cluster, wait_until
+from tests.support.processes_refusals import refused
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mounted file system of 400 MiB."""
+    lacks = mounts.missing()
+    if lacks:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"this machine lacks {lacks}")
+        pytest.skip(f"this machine lacks {lacks}")
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(400 * MIB)
+    with mounts.as_disk(image) as device:
+        mounts.make_file_system(device)
+        with mounts.mounted(device, tmp_path / "disk") as where:
+            yield where
+
+
+def fill(where: Path, leave_bytes: int = 0) -> Path:
+    """Take the room of a file system, but for so many bytes."""
+    ballast = where / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        room = os.statvfs(where).f_bavail * 4096 - leave_bytes
+        try:
+            while room > 0:
+                room -= file.write(bytes(min(MIB, room)))
+        except OSError:
+            pass
+    return ballast
+
+
+def test_full_disk_under_a_primary_loses_nothing_answered_and_passes(
+    cluster: Cluster, small_disk: Path
+) -> None:
+    cluster.primary.data_dir = small_disk / "primary"
+    cluster.replicate(log_bytes=64 * MIB, data=SIZES[DATA], wal=SIZES[WAL])
+    request = primary_pb2.CreateVolumeRequest(group=GROUP, volume_id="thin", size_bytes=512 * MIB)
+    cluster.primary_api.CreateVolume(request, timeout=CALL_SECONDS)
+    journal = Journal()
+    with start_load(cluster, journal) as load:
+        load.wait_for(100)
+    ballast = fill(small_disk)
+    # Writes that need new room on disk cannot be kept; whatever they are told, none hangs for ever.
+    answered = write_until_refused(cluster)
+    ballast.unlink()
+    wait_until("the group takes writes again", lambda: takes_writes(cluster))
+    assert answered_are_there(cluster, answered)
+    check(journal, live_images(cluster, "primary"), everything_answered_before=journal.tick())
+    cluster.wait_no_lag()
+    assert live_images(cluster) == live_images(cluster, "primary")
+    assert answered_are_there(cluster, answered)
+
+
+def write_until_refused(cluster: Cluster) -> dict[int, bytes]:
+    """Write new places of the thin volume over gRPC; those that were answered."""
+    answered: dict[int, bytes] = {}
+    for number in range(64):
+        data = bytes([number + 1]) * MIB
+        request = primary_pb2.WriteVolumeRequest(
+            name=f"{GROUP}/volumes/thin", offset=number * 2 * MIB, data=data
+        )
+        try:
+            cluster.primary_api.WriteVolume(request, timeout=3)
+        except grpc.RpcError:
+            return answered
+        answered[number * 2 * MIB] = data
+    return answered
+
+
+def takes_writes(cluster: Cluster) -> bool:
+    request = primary_pb2.WriteVolumeRequest(
+        name=f"{GROUP}/volumes/thin", offset=400 * MIB, data=b"again".ljust(512)
+    )
+    cluster.primary_api.WriteVolume(request, timeout=5)
+    return True
+
+
+def answered_are_there(cluster: Cluster, answered: dict[int, bytes]) -> bool:
+    for offset, data in answered.items():
+        request = primary_pb2.ReadVolumeRequest(
+            name=f"{GROUP}/volumes/thin", offset=offset, length=MIB
+        )
+        if cluster.primary_api.ReadVolume(request, timeout=CALL_SECONDS).data != data:
+            return False
+    return True
+
+
+def test_full_disk_under_a_secondary_stops_nothing_on_the_primary_and_passes(
+    cluster: Cluster, small_disk: Path
+) -> None:
+    cluster.secondary.data_dir = small_disk / "secondary"
+    cluster.replicate(log_bytes=64 * MIB, data=SIZES[DATA], wal=SIZES[WAL])
+    message = cluster.send()
+    assert cluster.receive() is not None
+    cluster.take_snapshot("kept", at_message=message.name)
+    held = cluster.read_snapshot("kept", "data")
+    ballast = fill(small_disk)
+    cluster.unfreeze(message.name)
+    journal = Journal()
+    with start_load(cluster, journal) as load:  # overlays now want room that is not there
+        load.wait_for(300)
+    ballast.unlink()
+    cluster.wait_streaming()
+    assert live_images(cluster) == live_images(cluster, "primary")
+    assert cluster.read_snapshot("kept", "data") == held
+
+
+@pytest.mark.parametrize("role", ["primary", "secondary"])
+def test_flipped_bit_in_the_middle_of_the_log_is_refused_by_name_and_nothing_is_cut(
+    cluster: Cluster, role: str
+) -> None:
+    cluster.replicate(data=SIZES[DATA], wal=SIZES[WAL])
+    service = cluster.primary if role == "primary" else cluster.secondary
+    with cluster.device(DATA) as device:
+        for number in range(40):
+            device.write(number * 4096, b"the needle in the log".ljust(4096, bytes([number + 1])))
+    cluster.wait_no_lag()
+    service.kill()
+    segment = first_with(service.data_dir, b"the needle in the log")
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"the needle in the log") + 5] ^= 1
+    segment.write_bytes(content)
+    service.start(same_ports=True)  # one bad group does not take the service down
+    wait_until("its health says so", lambda: service.health("groups/demo") == "NOT_SERVING")
+    assert service.health("readiness") == "SERVING"
+    reason = (
+        cluster.group_status().group.state_reason
+        if role == "primary"
+        else cluster.replica().state_reason
+    )
+    assert segment.name in reason or segment.stem in reason, reason
+    assert segment.read_bytes() == content
+    if role == "primary":
+        assert cluster.group_status().group.state == resources_pb2.GROUP_STATE_FAILED
+        with pytest.raises(OSError), cluster.device(DATA) as device:
+            device.read(0, 512)
+
+
+def first_with(data_dir: Path, needle: bytes) -> Path:
+    for segment in sorted((data_dir / "groups" / "demo" / "log").glob("*.seg")):
+        if needle in segment.read_bytes():
+            return segment
+    raise AssertionError(f"no segment below {data_dir} holds {needle!r}")
+
+
+def test_primary_rolled_back_to_an_older_copy_is_diverged_and_overwrites_nothing(
+    cluster: Cluster,
+) -> None:
+    cluster.replicate(data=SIZES[DATA], wal=SIZES[WAL])
+    flood(cluster, DATA, MIB)
+    cluster.wait_no_lag()
+    assert cluster.primary.stop() == 0
+    copy = cluster.directory / "copy"
+    shutil.copytree(cluster.primary.data_dir, copy)
+    cluster.primary.start(same_ports=True)
+    with cluster.device(DATA) as device:
+        device.write(0, b"only on the newer history".ljust(512))
+    cluster.wait_no_lag()
+    cluster.primary.kill()
+    shutil.rmtree(cluster.primary.data_dir)
+    copy.rename(cluster.primary.data_dir)
+    held = live_images(cluster)
+    cluster.primary.start(same_ports=True)
+    with cluster.device(DATA) as device:
+        device.write(0, b"another history".ljust(512))
+    wait_until("DIVERGED", lambda: cluster.link().state == common_pb2.LINK_STATE_DIVERGED)
+    link = cluster.link()
+    assert link.HasField("diverged_secondary")  # both histories are shown
+    assert str(link.diverged_secondary.lsn) in link.state_reason
+    assert live_images(cluster) == held
+    request = primary_pb2.UpdateLinkRequest(name=LINK, discard_secondary=True, validate_only=True)
+    answer = cluster.primary_api.UpdateLink(request, timeout=CALL_SECONDS)
+    assert answer.losses
+    assert live_images(cluster) == held
+    request.validate_only = False
+    cluster.primary_api.UpdateLink(request, timeout=CALL_SECONDS)
+    cluster.wait_streaming()
+    assert live_images(cluster) == live_images(cluster, "primary")
+
+
+def test_file_system_without_sparse_files_is_refused_by_name(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    if mounts.missing() or shutil.which("mkfs.vfat", path="/usr/sbin:/sbin:/usr/bin") is None:
+        pytest.skip("no vfat to be had here")
+    image = tmp_path / "fat.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    mounts.run("mkfs.vfat", str(image))
+    with mounts.as_disk(image) as device, mounts.mounted(device, tmp_path / "fat") as where:
+        cluster.primary.data_dir = where / "primary"
+        with pytest.raises(ServiceError, match=r"sparse|holes|file system"):
+            cluster.primary.start()
+
+
+def test_group_without_a_link_refuses_messages_and_says_what_to_do(cluster: Cluster) -> None:
+    cluster.start()
+    cluster.create_group(data=MIB)
+    cluster.primary_api.RegisterApplication(
+        primary_pb2.PrimaryServiceRegisterApplicationRequest(group=GROUP, application="backup"),
+        timeout=CALL_SECONDS,
+    )
+    request = primary_pb2.SendMessageRequest(group=GROUP, application="backup")
+    found = refused(lambda: cluster.primary_api.SendMessage(request, timeout=CALL_SECONDS))
+    assert found.code == "FAILED_PRECONDITION"
+    assert "link" in found.text

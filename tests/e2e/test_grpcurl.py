@@ -1,0 +1,141 @@
+"""Everything can be done with grpcurl: list, describe, and every step of the demo by unary calls."""
+
+import base64
+import time
+
+import pytest
+
+from slackwater.v1 import primary_pb2, record_pb2, secondary_pb2, snapshot_pb2
+from tests.support.grpcurl import Grpcurl, GrpcurlError
+from tests.support.processes import APPLICATION, GROUP, LINK, MIB, Cluster, wait_until
+
+pytestmark = pytest.mark.timeout(180)
+
+SERVED = {
+    "primary": ("PrimaryService", primary_pb2),
+    "secondary": ("SecondaryService", secondary_pb2),
+    "snapshot": ("SnapshotService", snapshot_pb2),
+}
+
+
+def test_every_service_lists_and_describes_itself(cluster: Cluster) -> None:
+    cluster.start()
+    for service in cluster.services:
+        grpcurl = Grpcurl(service.endpoints.grpc)
+        name, module = SERVED[service.role]
+        listed = grpcurl.services()
+        assert f"slackwater.v1.{name}" in listed
+        assert "grpc.health.v1.Health" in listed
+        text = grpcurl.describe(f"slackwater.v1.{name}")
+        for method in module.DESCRIPTOR.services_by_name[name].methods_by_name:
+            assert f"rpc {method} " in text
+        health = Grpcurl(service.endpoints.health)
+        answer = health.call("grpc.health.v1.Health/Check", {"service": "readiness"})
+        assert answer["status"] == "SERVING"
+    secondary = Grpcurl(cluster.secondary.endpoints.grpc)
+    assert "slackwater.v1.ReplicationService" in secondary.services()
+    described = secondary.describe("slackwater.v1.Record")
+    for field in record_pb2.Record.DESCRIPTOR.oneofs_by_name["body"].fields:
+        assert f" {field.name} = {field.number}" in described
+
+
+def test_every_unary_method_answers(cluster: Cluster) -> None:
+    cluster.replicate(data=MIB)
+    for service in cluster.services:
+        name, module = SERVED[service.role]
+        grpcurl = Grpcurl(service.endpoints.grpc)
+        for method in module.DESCRIPTOR.services_by_name[name].methods:
+            if method.client_streaming or method.server_streaming:
+                continue
+            try:
+                grpcurl.call(f"{name}/{method.name}")
+            except GrpcurlError as error:  # an empty request is bad, but never breaks anything
+                assert error.code not in {"", "Unknown", "Internal"}, (method.name, str(error))
+
+
+def test_every_step_of_the_demo_by_unary_calls(cluster: Cluster) -> None:
+    cluster.start()
+    primary = Grpcurl(cluster.primary.endpoints.grpc)
+    secondary = Grpcurl(cluster.secondary.endpoints.grpc)
+    snapshot = Grpcurl(cluster.snapshot.endpoints.grpc)
+
+    def write(text: str, offset: int) -> None:
+        for volume in ("data", "wal"):
+            primary.call(
+                "PrimaryService/WriteVolume",
+                {
+                    "name": f"{GROUP}/volumes/{volume}",
+                    "offset": offset,
+                    "data": base64.b64encode(text.encode().ljust(512)).decode(),
+                },
+            )
+
+    primary.call("PrimaryService/CreateGroup", {"group_id": "demo"})
+    for volume in ("data", "wal"):
+        primary.call(
+            "PrimaryService/CreateVolume",
+            {"group": GROUP, "volume_id": volume, "size_bytes": MIB},
+        )
+    link = {
+        "group": GROUP,
+        "link_id": "site-b",
+        "endpoint": cluster.secondary.endpoints.grpc,
+    }
+    primary.call("PrimaryService/CreateLink", link)
+    cluster.wait_streaming()
+    name = {"group": GROUP, "application": APPLICATION}
+    primary.call("PrimaryService/RegisterApplication", name)
+    secondary.call("SecondaryService/RegisterApplication", name)
+    write("before", 0)
+    sent = primary.call(
+        "PrimaryService/SendMessage", {**name, "text": "go", "fence": True, "request_id": "r1"}
+    )
+    again = primary.call("PrimaryService/SendMessage", {**name, "request_id": "r1"})
+    assert again["message"]["name"] == sent["message"]["name"]  # C3
+    got = secondary.call("SecondaryService/ReceiveMessage", {**name, "wait_timeout": "20s"})
+    assert got["message"]["name"] == sent["message"]["name"]
+    assert got["message"]["text"] == "go"
+    write("after", 512)
+    run = snapshot.call("SnapshotService/StartSnapshot", {"group": GROUP, "snapshot_id": "s1"})
+
+    def is_over() -> bool:
+        run.update(snapshot.call("SnapshotService/GetRun", {"name": run["run"]["name"]}))
+        assert run["run"]["state"] not in {"STATE_FAILED", "STATE_CANCELLED"}, run
+        return bool(run["run"]["state"] == "STATE_SUCCEEDED")
+
+    wait_until("the run is over", is_over)
+    assert run["run"]["message"] == sent["message"]["name"]
+    secondary.call("SecondaryService/Unfreeze", {"message": sent["message"]["name"]})
+    cluster.wait_no_lag()
+    snapshot.call("SnapshotService/ExportSnapshot", {"name": f"{GROUP}/snapshots/s1"})
+    for volume in ("data", "wal"):
+        rows = {"name": f"{GROUP}/snapshots/s1", "volume": volume, "length": 1024}
+        read = secondary.call("SecondaryService/ReadSnapshot", rows)
+        data = base64.b64decode(read["data"])
+        assert data == b"before".ljust(512) + bytes(512)
+    status = primary.call("PrimaryService/GetStatus")
+    assert status["groups"][0]["links"][0]["name"] == LINK
+    listed = snapshot.call("SnapshotService/ListSnapshots", {"group": GROUP})
+    assert [row["name"] for row in listed["snapshots"]] == [f"{GROUP}/snapshots/s1"]
+    wait_until("the verdict came back", lambda: _is_final(primary, sent["message"]["name"]))
+    snapshot.call("SnapshotService/UnexportSnapshot", {"name": f"{GROUP}/snapshots/s1"})
+    snapshot.call("SnapshotService/DeleteSnapshot", {"name": f"{GROUP}/snapshots/s1"})
+    primary.call("PrimaryService/DeleteLink", {"name": LINK})
+
+
+def _is_final(primary: Grpcurl, message: str) -> bool:
+    answer = primary.call("PrimaryService/GetMessage", {"name": message})
+    return bool(answer["message"].get("final"))
+
+
+def test_reading_the_log_shows_typed_records(cluster: Cluster) -> None:
+    cluster.replicate(data=MIB)
+    begun = time.time()
+    message = cluster.send()
+    primary = Grpcurl(cluster.primary.endpoints.grpc)
+    answer = primary.call("PrimaryService/ReadLog", {"group": GROUP, "omit_payloads": True})
+    records = [record for record in answer["records"] if "ibcMessage" in record]
+    assert len(records) == 1
+    assert records[0]["ibcMessage"]["text"] == "at this point"
+    assert int(records[0]["lsn"]) == message.position.lsn
+    assert int(records[0]["timeUnixNanos"]) / 1e9 >= begun - 5
