@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from slackwater.nbd.client import Client
-
 from demo import mounts
 from demo.comparison import Comparison, compare
 from demo.sites import Endpoints, Sites
@@ -21,6 +19,7 @@ from demo.workload import (
     list_names,
     make_source,
 )
+from slackwater.nbd.client import Client
 
 FILES = 3000
 FILES_BEFORE_THE_MESSAGE = 2000

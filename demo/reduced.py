@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from slackwater.nbd.client import Client
-
 from demo import mounts
 from demo.comparison import Comparison, compare_files, compare_volumes, compare_wal
 from demo.ground import DATA, FILES, FILL_SECONDS, WAL, Window, connect
 from demo.sites import Sites
 from demo.workload import BLOCK, Appender, Disk, Mark, Writer, line, make_source
+from slackwater.nbd.client import Client
 
 IMAGE_BYTES = 192 << 20
 STEP_BYTES = 1 << 20
