@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from slackwater import record
 from slackwater.errors import NoSpace, SlackwaterError
 from slackwater.extent import Extent
-from slackwater.group.commit import Change, write_change, zero_change
+from slackwater.group.batch import Change, write_change, zero_change
 from slackwater.group.volume import Volume
 from slackwater.group.writer import GroupWriter
 from slackwater.nbd import wire

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from slackwater import record
 from slackwater.clock import Clock
 from slackwater.errors import DeadlineExceeded, GroupFailed, NoSpace, SlackwaterError, StorageFailed
+from slackwater.group.batch import RECORD_OVERHEAD_BYTES, Batch, Change
 from slackwater.group.pending import Pending
-from slackwater.group.volume import Volume
 from slackwater.histogram import Histogram
 from slackwater.log.log import Log
 from slackwater.log.run import Run
@@ -29,52 +29,8 @@ from slackwater.position import LogPoint, Position
 from slackwater.storage.seam import Buffer
 from slackwater.v1 import record_pb2
 
-RECORD_OVERHEAD_BYTES = 96
-"""More than any head of a record takes, so that reserved space is never too little."""
-
 PENDING_LIMIT_BYTES = 64 << 20
 """What writeback may hold back from the volumes; past it a writer waits for a sync (D7)."""
-
-Change = tuple[int, Volume | None, int, int, Buffer | None]
-"""(kind, volume, offset, length, payload or body); volume None for a control record."""
-
-
-def write_change(volume: Volume, offset: int, payload: Buffer) -> Change:
-    """Return a write; at most `record.MAX_PAYLOAD` bytes."""
-    return (record.KIND_WRITE, volume, offset, len(payload), payload)
-
-
-def zero_change(volume: Volume, offset: int, length: int) -> Change:
-    """Return zeroes over a range of any length (D12)."""
-    return (record.KIND_ZERO, volume, offset, length, None)
-
-
-def control_change(kind: int, body: bytes) -> Change:
-    """Return a control record with its serialized body."""
-    return (kind, None, 0, len(body), body)
-
-
-class Batch:
-    """Changes that commit together, in order; whole requests of one connection.
-
-    After `Committer.commit` ``last`` is the log point after the commit it was part of; a control
-    batch commits alone, so there it is the point right after its record.
-    """
-
-    __slots__ = ("changes", "control", "error", "finished", "last", "size", "sync", "wake")
-
-    def __init__(self, changes: Sequence[Change], *, sync: bool, control: bool = False) -> None:
-        """Take the changes; ``sync`` asks for durability before the answer in any mode."""
-        self.changes = changes
-        self.sync = sync
-        self.control = control
-        self.size = sum(
-            RECORD_OVERHEAD_BYTES + (0 if change[4] is None else change[3]) for change in changes
-        )
-        self.wake: threading.Lock | None = None
-        self.finished = False
-        self.error: SlackwaterError | None = None
-        self.last: LogPoint | None = None
 
 
 class Committer:
@@ -158,7 +114,8 @@ class Committer:
                     raise self.failure
                 if self.stalled is not None and not batch.control:
                     raise NoSpace(
-                        f"a volume of group {self._group!r}", "Free space; writes go on by themselves"
+                        f"a volume of group {self._group!r}",
+                        "Free space; writes go on by themselves",
                     )
                 if self._gate_closed and not through_gate:
                     self._changed.wait()

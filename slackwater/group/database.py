@@ -2,7 +2,8 @@
 
 Every method that changes something is one transaction, durable when it returns. Transitions that
 must not be seen half are one method. The rows of links, messages and snapshots have rooms of their
-own (`LinkTable`, `MessageTable`, `SnapshotTable`); `GroupDatabase` inherits from all, so a group has one object.
+own (`LinkTable`, `MessageTable`, `SnapshotTable`); `GroupDatabase` inherits from all, so a group
+has one object.
 """
 
 import json
@@ -170,9 +171,7 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
     def volumes(self) -> list[VolumeRow]:
         """Return all volumes, whatever their state, by id."""
         return [
-            VolumeRow(
-                row["id"], row["name"], row["size"], row["state"], row["path"], row["lsn"]
-            )
+            VolumeRow(row["id"], row["name"], row["size"], row["state"], row["path"], row["lsn"])
             for row in self.query("SELECT * FROM volumes ORDER BY id")
         ]
 
@@ -285,6 +284,4 @@ def _put_volume(connection: sqlite3.Connection, row: VolumeRow) -> None:
         "INSERT OR REPLACE INTO volumes VALUES (?, ?, ?, ?, ?, ?)",
         (row.id, row.name, row.size, row.state, row.path, row.lsn),
     )
-    connection.execute(
-        "UPDATE identity SET next_volume_id = max(next_volume_id, ?)", (row.id + 1,)
-    )
+    connection.execute("UPDATE identity SET next_volume_id = max(next_volume_id, ?)", (row.id + 1,))

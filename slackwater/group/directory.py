@@ -92,7 +92,9 @@ class DataDirectory:
             FailedPrecondition: it is not ours, of a newer format, on an unfit file system, or in
                 use by another process of the role.
         """
-        storage.make_directory(path)
+        if not storage.exists(path):
+            storage.make_directory(path)
+            storage.sync_directory(path.parent)
         storage.check(path)
         lock = storage.lock(path / f"{role}.lock")
         try:

@@ -153,8 +153,7 @@ def as_data(extents: Sequence[Extent], changes: Sequence[Change]) -> list[Extent
                     edges.add(edge)
         for first, last in pairwise(sorted(edges)):
             data = extent.data or any(
-                change.offset < last and first < change.offset + change.length
-                for change in changes
+                change.offset < last and first < change.offset + change.length for change in changes
             )
             if result and result[-1].data is data:
                 result[-1] = Extent(result[-1].offset, result[-1].length + last - first, data)

@@ -39,7 +39,7 @@ class LogState:
 
 @dataclass(frozen=True, slots=True)
 class VolumeRow:
-    """A volume; `state` is CREATING, ACTIVE or REMOVING, `lsn` the record that made or removed it."""
+    """A volume; `state` is CREATING, ACTIVE or REMOVING, `lsn` its newest record's."""
 
     id: int
     name: str
@@ -53,8 +53,8 @@ class VolumeRow:
 class LinkRow:
     """A link; `acked` never goes back, except to None with a new sync.
 
-    `dirty`: the log let go of it and a full sync is due; `discard`: an operator allowed that sync to
-    overwrite a Secondary with another history. `sync_id` is 16 bytes in hex, empty without a sync.
+    `dirty`: the log let go of it and a full sync is due; `discard`: an operator allowed that sync
+    to overwrite a Secondary with another history. `sync_id` is 16 bytes in hex, empty without one.
     """
 
     name: str
@@ -91,7 +91,7 @@ class VerdictRow:
     """What became of a message on one link.
 
     `source` is the Secondary's sequence number. On the Secondary `link` is empty and
-    `sequence == source`; on the Primary (link, source) is unique, so a repeated verdict counts once.
+    `sequence == source`; on the Primary (link, source) is unique: a repeated verdict counts once.
     """
 
     sequence: int
@@ -119,7 +119,7 @@ class EffectRow:
 class SnapshotRow:
     """A group snapshot; `state` is CREATING, READY or DELETING.
 
-    `id` grows with each snapshot made; 0 before it is added. `volumes` has (id, name, size) of each.
+    `id` grows with each snapshot made; 0 before it is added. `volumes` has (id, name, size).
     """
 
     id: int

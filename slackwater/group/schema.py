@@ -11,7 +11,8 @@ CREATE TABLE identity (
     replica_state TEXT NOT NULL DEFAULT '', replica_reason TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE epochs (
-    epoch INTEGER PRIMARY KEY, lsn INTEGER NOT NULL, chain INTEGER NOT NULL, began_ns INTEGER NOT NULL
+    epoch INTEGER PRIMARY KEY, lsn INTEGER NOT NULL, chain INTEGER NOT NULL,
+    began_ns INTEGER NOT NULL
 );
 CREATE TABLE log (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -36,7 +37,8 @@ CREATE TABLE applications (
     name TEXT PRIMARY KEY, deliver_timeout REAL, created_ns INTEGER NOT NULL
 );
 CREATE TABLE messages (
-    id TEXT PRIMARY KEY, lsn INTEGER NOT NULL UNIQUE, epoch INTEGER NOT NULL, chain INTEGER NOT NULL,
+    id TEXT PRIMARY KEY, lsn INTEGER NOT NULL UNIQUE, epoch INTEGER NOT NULL,
+    chain INTEGER NOT NULL,
     application TEXT NOT NULL, request_id TEXT, time_ns INTEGER NOT NULL, record BLOB NOT NULL,
     links TEXT NOT NULL, fence_seconds REAL NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT ''
 );

@@ -1,8 +1,8 @@
 """The Primary's engine for one group: its log, its volumes, its checkpoints.
 
 `GroupWriter` owns an open group directory. Writes go through its `Committer`; everything else here
-is what surrounds a commit: reads, checkpoints, log space, the volume set, control records. It starts
-no thread: a service calls `maintain` regularly, a simulation calls it when it likes.
+is what surrounds a commit: reads, checkpoints, log space, control records. It starts no thread: a
+service calls `maintain` regularly, a simulation calls it when it likes.
 
 Invariants (docs/failure-model.md): the checkpoint never passes ``in_volumes`` (D2) nor a hold; the
 log is never trimmed past the checkpoint, an attached link's acked position, or a hold (D11).
@@ -16,10 +16,12 @@ from typing import Protocol
 from slackwater.clock import Clock
 from slackwater.errors import GroupFailed, StorageFailed
 from slackwater.extent import Extent
-from slackwater.group.commit import Batch, Change, Committer, control_change
+from slackwater.group.batch import Batch, Change, control_change
+from slackwater.group.commit import Committer
 from slackwater.group.database import GroupDatabase
 from slackwater.group.pending import as_data, lay_over
 from slackwater.group.volume import Volume
+from slackwater.histogram import Histogram
 from slackwater.log.log import Log
 from slackwater.position import LogPoint
 
@@ -36,18 +38,20 @@ CHECKPOINT_SECONDS = 30.0
 class Marks(Protocol):
     """Where a group tells its senders how far they may read (D13); log offsets in bytes."""
 
-    durable: int
-    in_volumes: int
-    trim: int
+    durable_offset: int
+    durable_lsn: int
+    in_volumes_offset: int
+    trim_offset: int
     failed: int
 
 
 class LocalMarks:
     """Marks for a group without senders."""
 
-    durable = 0
-    in_volumes = 0
-    trim = 0
+    durable_offset = 0
+    durable_lsn = 0
+    in_volumes_offset = 0
+    trim_offset = 0
     failed = 0
 
 
@@ -90,6 +94,7 @@ class GroupWriter:
         self.links_floor: Callable[[], int | None] = lambda: None
         self.checkpoint_point = log.end
         self.checkpoints_total = 0
+        self.fence_seconds = Histogram()
         self._wake = wake
         self._holds: dict[object, LogPoint] = {}
         self._holds_lock = threading.Lock()
@@ -105,7 +110,7 @@ class GroupWriter:
             relieve=self.make_room,
         )
         self._publish(log.durable, log.durable)
-        self.marks.trim = log.oldest
+        self.marks.trim_offset = log.oldest
 
     # -- writes and reads ---------------------------------------------------------------------
 
@@ -155,9 +160,10 @@ class GroupWriter:
         return as_data(list(volume.extents(offset, length)), changes)
 
     def _publish(self, durable: LogPoint, in_volumes: LogPoint) -> None:
-        self.marks.in_volumes = in_volumes.offset
-        if self.marks.durable != durable.offset:
-            self.marks.durable = durable.offset
+        self.marks.in_volumes_offset = in_volumes.offset
+        if self.marks.durable_offset != durable.offset:
+            self.marks.durable_offset = durable.offset
+            self.marks.durable_lsn = durable.position.lsn
             self._wake()
 
     # -- control records ----------------------------------------------------------------------
@@ -233,11 +239,13 @@ class GroupWriter:
         links = self.links_floor()
         if links is not None:
             floor = min(floor, links)
-        if floor > self.log.oldest:
+        if floor > self.marks.trim_offset:
             # Senders look at the mark after each read: it moves before any segment does (D14).
-            self.marks.trim = floor
+            self.marks.trim_offset = floor
+            before = self.log.oldest
             self.log.trim(floor)
-            self.committer.room_made()
+            if self.log.oldest > before:
+                self.committer.room_made()
 
     def trim(self) -> None:
         """Free log space that the links have let go of."""
@@ -298,4 +306,3 @@ class GroupWriter:
         for volume in self.volumes.values():
             volume.close()
         self.database.close()
-

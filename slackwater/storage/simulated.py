@@ -226,6 +226,7 @@ class SimulatedStorage:
         self._names: dict[Path, Node | None] = {Path("/"): None}  # None: a directory
         self._durable_names: dict[Path, Node | None] = {Path("/"): None}
         self._faults: list[Fault] = []
+        self._moved: dict[Path, Path] = {}  # directories renamed, by their new name
         self._locked: set[Path] = set()
         self._dead = False
         self._mutex = threading.RLock()
@@ -291,9 +292,7 @@ class SimulatedStorage:
 
     # -- crashes ------------------------------------------------------------------------------
 
-    def after_crash(
-        self, policy: Policy, rng: random.Random | None = None
-    ) -> "SimulatedStorage":
+    def after_crash(self, policy: Policy, rng: random.Random | None = None) -> "SimulatedStorage":
         """Return what a power loss leaves: durable bytes, and of the rest what `policy` says."""
         rng = rng or random.Random(0)
         survivor = self._successor()
@@ -423,9 +422,7 @@ class SimulatedStorage:
         """Remove a directory and all in it, one name at a time."""
         self.check_alive()
         inside = [
-            name
-            for name in (*self._names, *self.databases)
-            if name == path or path in name.parents
+            name for name in (*self._names, *self.databases) if name == path or path in name.parents
         ]
         for name in sorted(inside, key=lambda one: len(one.parts), reverse=True):
             with self.change("remove", name):
@@ -438,6 +435,8 @@ class SimulatedStorage:
         if old not in self._names:
             raise _missing(old)
         with self.change("rename", old):
+            if self._names[old] is None:
+                self._moved[new] = self._moved.pop(old, old)
             moved = [name for name in self._names if name == old or old in name.parents]
             for name in moved:
                 self._names[new / name.relative_to(old)] = self._names.pop(name)
@@ -452,9 +451,16 @@ class SimulatedStorage:
                     continue
                 if name in self._names:
                     self._durable_names[name] = self._names[name]
+                    if name in self._moved:
+                        self._settle_move(self._moved.pop(name), name)
                 else:
                     for gone in [one for one in self._durable_names if name in (one, *one.parents)]:
                         del self._durable_names[gone]
+
+    def _settle_move(self, old: Path, new: Path) -> None:
+        """Let what was durable in a directory be durable under the directory's new name."""
+        for name in [name for name in self._durable_names if name == old or old in name.parents]:
+            self._durable_names[new / name.relative_to(old)] = self._durable_names.pop(name)
 
     def lock(self, path: Path) -> SimulatedLock:
         """Take the exclusive lock."""

@@ -1,0 +1,211 @@
+"""Changes of a group that are records of their own: its volume set, and messages.
+
+Each holds the checkpoint while it appends its record and writes its row (`GroupWriter.hold`), so
+a crash in between is mended by replay: the row follows the record, never the other way round
+(D11, D28).
+"""
+
+from dataclasses import dataclass, replace
+
+from slackwater import record
+from slackwater.errors import AlreadyExists, InvalidRequest, NoSpace, NotFound
+from slackwater.group.directory import GroupDirectory
+from slackwater.group.rows import MessageRow, VolumeRow
+from slackwater.group.volume import Volume
+from slackwater.group.writer import GroupWriter
+from slackwater.storage.seam import Storage
+from slackwater.v1 import record_pb2
+
+
+@dataclass(frozen=True)
+class VolumeSet:
+    """The volumes of an open group, and how they come and go. One caller at a time."""
+
+    storage: Storage
+    directory: GroupDirectory
+    writer: GroupWriter
+
+    def by_name(self, name: str) -> Volume:
+        """Return a volume.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        for volume in self.writer.volumes.values():
+            if volume.name == name:
+                return volume
+        raise NotFound(
+            "volume",
+            f"{self.directory.name}/{name}",
+            f"List the volumes with: slackwater volume list {self.directory.name}",
+        )
+
+    def add(self, name: str, size: int, device: str = "") -> Volume:
+        """Add an empty volume: a sparse file, or a block device of at least `size` bytes.
+
+        Raises:
+            AlreadyExists: the name is taken.
+            NoSpace: there is no room for the file's name or the record.
+            InvalidRequest: the device is not there or too small, or the file system cannot hold
+                a file that large.
+        """
+        database = self.writer.database
+        if any(row.name == name for row in database.volumes()):
+            raise AlreadyExists("volume", f"{self.directory.name}/{name}")
+        row = database.reserve_volume(name, size, device or f"volumes/{name}.raw")
+        try:
+            volume = self._make(row, device)
+            with self.writer.hold():
+                point = self.writer.append_control(
+                    record.KIND_VOLUME_CHANGE, _body(row, record_pb2.VolumeChange.KIND_ADD)
+                )
+                database.put_volume(replace(row, state="ACTIVE", lsn=point.position.lsn))
+        except (InvalidRequest, NoSpace):
+            self._forget(row)
+            raise
+        self.writer.volumes[row.id] = volume
+        return volume
+
+    def _make(self, row: VolumeRow, device: str) -> Volume:
+        path = self.directory.volume(row.path)
+        try:
+            if device:
+                volume = Volume.open(self.storage, path, row.id, row.name, 0)
+                if volume.file.size() < row.size:
+                    volume.close()
+                    raise InvalidRequest("size_bytes", f"{device} is smaller than {row.size} bytes")
+                volume.size = row.size
+                volume.zero(0, row.size)
+                volume.sync()
+                return volume
+            return Volume.create(self.storage, path, row.id, row.name, row.size)
+        except OSError as error:
+            if device:
+                raise InvalidRequest("device", f"{device}: {error.strerror}") from error
+            raise InvalidRequest(
+                "size_bytes",
+                f"the file system under the data directory refuses a file of {row.size} bytes:"
+                f" {error.strerror}",
+                "Choose a smaller size, or a data directory on XFS",
+            ) from error
+
+    def _forget(self, row: VolumeRow) -> None:
+        path = self.directory.volume(row.path)
+        if path.parent == self.directory.volumes and self.storage.exists(path):
+            self.storage.remove(path)
+        self.writer.database.remove_volume(row.id)
+
+    def grow(self, name: str, size: int) -> Volume:
+        """Make a volume larger; the new part reads as zeroes (D28).
+
+        Raises:
+            NotFound: there is no such volume.
+            InvalidRequest: it is that large already, or cannot be.
+        """
+        volume = self.by_name(name)
+        if size < volume.size:
+            raise InvalidRequest(
+                "size_bytes", f"volume {name!r} has {volume.size} bytes; it cannot shrink"
+            )
+        if size == volume.size:
+            return volume
+        database = self.writer.database
+        row = next(row for row in database.volumes() if row.id == volume.id)
+        grown = replace(row, size=size)
+        try:
+            volume.file.resize(size)
+            volume.sync()
+        except OSError as error:
+            raise InvalidRequest(
+                "size_bytes", f"{volume.path} cannot grow to {size} bytes: {error.strerror}"
+            ) from error
+        with self.writer.hold():
+            self.writer.append_control(
+                record.KIND_VOLUME_CHANGE, _body(grown, record_pb2.VolumeChange.KIND_GROW)
+            )
+            database.put_volume(grown)
+        volume.size = size
+        return volume
+
+    def remove(self, name: str) -> None:
+        """Remove a volume that nobody uses; its file goes after the checkpoint (D28).
+
+        Raises:
+            NotFound: there is no such volume.
+        """
+        volume = self.by_name(name)
+        database = self.writer.database
+        row = next(row for row in database.volumes() if row.id == volume.id)
+        with self.writer.hold():
+            point = self.writer.append_control(
+                record.KIND_VOLUME_CHANGE, _body(row, record_pb2.VolumeChange.KIND_REMOVE)
+            )
+            database.put_volume(replace(row, state="REMOVING", lsn=point.position.lsn))
+        self.writer.checkpoint()
+        if self.writer.checkpoint_point.offset >= point.offset:
+            del self.writer.volumes[volume.id]
+            volume.close()
+            self._forget(row)
+
+
+def _body(row: VolumeRow, kind: record_pb2.VolumeChange.Kind.ValueType) -> bytes:
+    change = record_pb2.VolumeChange(kind=kind, volume=row.id, name=row.name, size_bytes=row.size)
+    return change.SerializeToString()
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """A message in the log: its row, and whether this call or an earlier one put it there."""
+
+    row: MessageRow
+    repeated: bool
+
+
+def send_message(
+    writer: GroupWriter, message: record_pb2.IbcMessage, *, fence_timeout: float | None
+) -> SentMessage:
+    """Place a message in the stream (C1 to C3); it is durable when this returns.
+
+    Args:
+        writer: the group.
+        message: checked by the caller; `fenced` and `fence_held_seconds` are set here.
+        fence_timeout: seconds that writes may be held back; None: no fence.
+
+    Raises:
+        DeadlineExceeded: the fence took too long; nothing was inserted, writes go on (C2).
+        GroupFailed: the group has stopped.
+    """
+    known = writer.database.message_of_request(message.request_id)
+    if known is not None:
+        return SentMessage(known, repeated=True)
+    with writer.hold():
+        if fence_timeout is None:
+            row = _append(writer, message, through_gate=False)
+        else:
+            began = writer.clock.monotonic()
+            with writer.fenced(fence_timeout):
+                message.fenced = True
+                message.fence_held_seconds = writer.clock.monotonic() - began
+                row = _append(writer, message, through_gate=True)
+                held = writer.clock.monotonic() - began
+            writer.fence_seconds.observe(held)
+            row = replace(row, fence_seconds=held)
+        writer.database.put_message(row)
+    return SentMessage(row, repeated=False)
+
+
+def _append(
+    writer: GroupWriter, message: record_pb2.IbcMessage, *, through_gate: bool
+) -> MessageRow:
+    body = message.SerializeToString()
+    time_ns = writer.clock.time_ns()
+    point = writer.append_control(record.KIND_IBC_MESSAGE, body, through_gate=through_gate)
+    return MessageRow(
+        message.message_id,
+        point.position,
+        message.application,
+        message.request_id,
+        time_ns,
+        body,
+        tuple(message.links),
+    )
