@@ -28,8 +28,11 @@ _LEAST_READ_BYTES: Final = 64
 REPLAY_BYTES: Final = 1 << 20
 
 
-class Trimmed(Exception):  # noqa: N818 - a fact, not a failure; it never leaves the process
-    """The segment of an offset is gone: freed, or already another lap's."""
+class Trimmed(Exception):
+    """The segment of an offset is gone: freed, or already another lap's.
+
+    A fact, not a failure: it never leaves the process, so it is no SlackwaterError.
+    """
 
     def __init__(self, offset: int) -> None:
         """Keep the offset that is no longer held."""

@@ -143,9 +143,7 @@ class Promise:
 
 def recover(storage: SimulatedStorage, promise: Promise, *, trust: bool) -> Log:
     """Open the log and hold it against the promise."""
-    log, recovery = reopen(
-        storage, start=promise.start, checkpoint=promise.checkpoint, trust=trust
-    )
+    log, recovery = reopen(storage, start=promise.start, checkpoint=promise.checkpoint, trust=trust)
     end = log.end
     assert log.durable == end == recovery.end
     assert promise.synced <= end.position.lsn <= promise.start.position.lsn + len(promise.frames)
@@ -219,7 +217,8 @@ def test_recovery_crashed_at_each_of_its_calls_ends_where_an_undisturbed_one_doe
 
 
 def test_recovery_is_idempotent() -> None:
-    storage, journal = disk(), []
+    storage = disk()
+    journal: list[Any] = []
     storage.crash_at = calls_of(recycling, disk) - 1
     with pytest.raises(SimulatedCrash):
         recycling(storage, journal)
@@ -240,10 +239,10 @@ def test_writer_loses_nothing_synced_when_a_sync_fails_and_the_pages_are_marked_
     log.sync()
     log.append([history.run([600], 1)])
     storage.fail("sync", ".seg")
-    with pytest.raises(Exception, match="sync of .* failed"):
+    with pytest.raises(Exception, match="sync of"):
         log.sync()
     storage.heal()
-    with pytest.raises(Exception, match="sync of .* failed"):
+    with pytest.raises(Exception, match="sync of"):
         log.sync()
     assert log.durable.position.lsn == 1
     # The process restarts on the same machine, sees record 2, proves it, then the power fails.
@@ -275,7 +274,8 @@ def test_log_is_whole_after_a_failure_of_each_single_call(operation: str) -> Non
     number = 0
     while True:
         number += 1
-        storage, journal = FailingAt(operation, number), []
+        storage = FailingAt(operation, number)
+        journal: list[Any] = []
         storage.make_directory(GROUP)
         for directory in (*reversed(GROUP.parents), GROUP):
             storage.sync_directory(directory)

@@ -121,8 +121,7 @@ def reader(storage: Storage, settings: LogSettings = SETTINGS) -> LogReader:
 def content(storage: Storage, start: LogPoint, end: LogPoint) -> bytes:
     """Return all frames between two points, proved."""
     return b"".join(
-        bytes(buffer[view.start : view.end])
-        for buffer, view in replay(reader(storage), start, end)
+        bytes(buffer[view.start : view.end]) for buffer, view in replay(reader(storage), start, end)
     )
 
 

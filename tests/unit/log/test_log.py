@@ -2,10 +2,13 @@
 
 import errno
 import random
+import re
 import threading
 import uuid
+from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 
 from slackwater.errors import InvalidRequest, LogCorrupt, NoSpace, StorageFailed
 from slackwater.log import segment
@@ -50,6 +53,16 @@ class TestSegment:
         assert data[80:] == bytes(4016)
         assert parse_header(data) == header
 
+    def test_header_table_of_the_documentation_is_the_header(self) -> None:
+        """docs/log-format.md says the offsets once; they must be these."""
+        page = (Path(__file__).parents[3] / "docs/log-format.md").read_text()
+        table = page.split("## Segment header")[1].split("## ")[0]
+        rows = re.findall(r"^\| (\d+) \| (\d+) \| ([a-zA-Z0-9 ]+) \|", table, re.MULTILINE)
+        assert [(int(offset), int(size)) for offset, size, _ in rows] == [
+            (0, 8), (8, 4), (12, 4), (16, 16), (32, 8), (40, 8), (48, 8), (56, 8), (64, 8),
+            (72, 4), (76, 4), (80, 4016),
+        ]  # fmt: skip
+
     def test_header_with_any_bit_flipped_is_none(self) -> None:
         data = SegmentHeader(UID, 5, ORIGIN, 1 << 26, 1 << 23).pack()
         for byte in (*range(80), 80, 511, 512, 4095):
@@ -62,7 +75,7 @@ class TestSegment:
     def test_header_of_another_kind_of_file_is_none(self) -> None:
         data = bytearray(SegmentHeader(UID, 5, ORIGIN, 1 << 26, 1 << 23).pack())
         data[0] ^= 1
-        data[76:80] = segment.crc32c(bytes(data[:76])).to_bytes(4, "little")
+        data[76:80] = crc32c(bytes(data[:76])).to_bytes(4, "little")
         assert parse_header(bytes(data)) is None
 
     def test_names(self) -> None:

@@ -3,9 +3,11 @@
 import uuid
 
 import pytest
+from crc32c import crc32c
 
+from slackwater import record
 from slackwater.errors import FailedPrecondition, LogCorrupt, StorageFailed
-from slackwater.log import recovery, segment
+from slackwater.log import segment
 from slackwater.log.segment import HEADER_BYTES, LogSettings, SegmentHeader
 from slackwater.position import LogPoint, Position
 from slackwater.storage.simulated import Policy, SimulatedCrash, SimulatedStorage
@@ -108,7 +110,7 @@ def test_secondary_does_not_take_the_primarys_claims_for_its_own_syncs() -> None
     assert content(storage, START, log.end) == history.to(1)
 
 
-def test_secondary_finds_a_break_corrupt_that_lies_more_than_a_window_behind_later_records() -> None:
+def test_secondary_finds_a_break_corrupt_that_lies_a_window_behind_later_records() -> None:
     storage, _, points = filled([[700], [700], [700], [700], [700]])
     flip(storage, 0, HEADER_BYTES + 300)
     with pytest.raises(LogCorrupt, match="written only once this was synced"):
@@ -147,7 +149,7 @@ def test_torn_commit_is_cut_and_never_seen_again() -> None:
     assert not found.was_torn
 
 
-def test_segment_sealed_before_the_crash_goes_on_being_written_when_the_next_was_not_begun() -> None:
+def test_sealed_segment_goes_on_being_written_when_the_next_was_not_begun() -> None:
     storage, history = disk(), History()
     log = create(storage)
     append(log, history, [1500, 1500])
@@ -215,9 +217,7 @@ def test_records_inside_a_payload_are_not_taken_for_evidence() -> None:
     log = create(storage)
     append(log, history, [50])
     copy = b"".join(other.frames)
-    head, chain = recovery.record.write_head(
-        history.position.chain, 1, 2, 1, 1, 1, 0, copy
-    )
+    head, chain = record.write_head(history.position.chain, 1, 2, 1, 1, 1, 0, copy)
     log.sync()
     framed = head + copy
     file = storage.open(segment.path(DIRECTORY, 0))
@@ -229,7 +229,7 @@ def test_records_inside_a_payload_are_not_taken_for_evidence() -> None:
 
 def other_chain(chain: int) -> list[bytes]:
     """A record that chains to the one with the copy, old in lsn."""
-    frame, _ = recovery.record.frame(chain, 1, 3, 1, None, 22, b"")
+    frame, _ = record.frame(chain, 1, 3, 1, None, 22, b"")
     return [frame]
 
 
@@ -276,7 +276,7 @@ def test_header_that_does_not_follow_what_group_db_says_is_corrupt() -> None:
 def test_log_without_any_header_is_made_unless_something_says_it_was_begun() -> None:
     log, found = reopen(disk())
     assert (log.end, found.proven_lsn, found.was_torn) == (START, 0, False)
-    with pytest.raises(LogCorrupt, match="known to have been|was begun"):
+    with pytest.raises(LogCorrupt, match="the log was begun"):
         reopen(disk(), floor_lsn=1)
     storage, _, _ = filled([[100]])
     flip(storage, 0, 40)
@@ -341,7 +341,7 @@ def test_newer_format_is_refused_by_name() -> None:
     file = storage.open(segment.path(DIRECTORY, 0))
     data = bytearray(file.read(80, 0))
     data[8] = 2
-    data[76:80] = segment.crc32c(bytes(data[:76])).to_bytes(4, "little")
+    data[76:80] = crc32c(bytes(data[:76])).to_bytes(4, "little")
     file.write([bytes(data)], 0)
     with pytest.raises(FailedPrecondition, match="format 2"):
         reopen(storage)
