@@ -56,7 +56,7 @@ class Directory(Protocol):
         ...
 
 
-class _OptionRefused(Exception):  # noqa: N818 -- an answer of the protocol, no failure of ours
+class _OptionRefused(Exception):
     """An option is answered with an error; negotiation goes on."""
 
     def __init__(self, reply: int, message: str) -> None:

@@ -43,7 +43,7 @@ class Settings:
     large_bytes: int = 33 << 20
 
 
-class Ended(Exception):  # noqa: N818 -- an end, not an error
+class Ended(Exception):
     """The connection is over: hang-up, stall or stop; not an error of this server."""
 
 
@@ -134,8 +134,6 @@ class Stream:
         self._end += count
         if transmission.is_mid_request:
             self._check_progress()
-        else:
-            self._stalled_since = None
         if self._end == space.capacity and space.stretch(slice(self._start, self._end)):
             self._start, self._end = 0, self._end - self._start
 
