@@ -1,0 +1,134 @@
+"""The send side: what is taken, and what the sender learns."""
+
+from dataclasses import replace
+
+import pytest
+
+from slackwater import errors
+from slackwater.ibc.messages import (
+    MAX_BODY_BYTES,
+    Behaviour,
+    Message,
+    Send,
+    SentMessage,
+    SentMessages,
+    Verdict,
+    VerdictState,
+    check_send,
+)
+from slackwater.ibc.names import MAX_APPLICATIONS, Application, Applications
+from slackwater.position import Position
+
+APPLICATIONS = Applications([Application("backup", 0)])
+SEND = Send("backup", body=b"x")
+
+
+def sent(message_id: str = "m1", lsn: int = 10, request_id: str = "") -> SentMessage:
+    message = Message(
+        message_id, "backup", Behaviour.FREEZE, Position(1, lsn, 0), request_id=request_id
+    )
+    return SentMessage(message, {"a": Verdict(VerdictState.QUEUED)})
+
+
+class TestCheckSend:
+    def test_no_links_named_means_all_attached_c4(self) -> None:
+        assert check_send(SEND, APPLICATIONS, ["b", "a"]) == ("a", "b")
+        assert check_send(replace(SEND, links=("b", "b")), APPLICATIONS, ["b", "a"]) == ("b",)
+
+    @pytest.mark.parametrize(
+        ("change", "field"),
+        [
+            ({"body": bytes(MAX_BODY_BYTES + 1)}, "body"),
+            ({"request_id": "r" * 129}, "request_id"),
+            ({"deliver_timeout_seconds": -1.0}, "deliver_timeout"),
+            ({"freeze_timeout_seconds": float("nan")}, "freeze_timeout"),
+            ({"unregistered_timeout_seconds": 1e12}, "unregistered_timeout"),
+            ({"links": ("nowhere",)}, "links"),
+        ],
+    )
+    def test_malformed_send_is_refused_by_field(
+        self, change: dict[str, object], field: str
+    ) -> None:
+        with pytest.raises(errors.InvalidRequest) as caught:
+            check_send(replace(SEND, **change), APPLICATIONS, ["a"])  # type: ignore[arg-type]
+        assert caught.value.field == field
+
+    def test_body_of_128_kib_is_taken_c5(self) -> None:
+        assert check_send(replace(SEND, body=bytes(128 << 10)), APPLICATIONS, ["a"]) == ("a",)
+
+    def test_unregistered_application_is_not_found_c9(self) -> None:
+        with pytest.raises(errors.NotFound, match="Register it"):
+            check_send(Send("other"), APPLICATIONS, ["a"])
+
+    def test_group_without_links_has_nobody_to_send_to(self) -> None:
+        with pytest.raises(errors.FailedPrecondition) as caught:
+            check_send(SEND, APPLICATIONS, [])
+        assert caught.value.reason == "NO_LINK"
+
+
+class TestVerdicts:
+    def test_every_state_is_final_but_those_on_the_way(self) -> None:
+        on_the_way = {state for state in VerdictState if not state.is_final}
+        assert {state.name for state in on_the_way} == {"QUEUED", "SENT", "ARRIVED", "DELIVERED"}
+
+    def test_verdict_never_goes_back_and_a_final_one_never_changes(self) -> None:
+        message = sent()
+        assert message.learn("a", Verdict(VerdictState.DELIVERED))
+        assert not message.learn("a", Verdict(VerdictState.DELIVERED))
+        assert not message.learn("a", Verdict(VerdictState.ARRIVED))
+        assert message.learn("a", Verdict(VerdictState.UNFROZEN, by="me"))
+        assert message.is_final
+        assert not message.learn("a", Verdict(VerdictState.EXPIRED))
+        assert not message.learn("nowhere", Verdict(VerdictState.EXPIRED))
+
+    def test_progress_of_the_link_moves_messages_on_c16(self) -> None:
+        messages = SentMessages([sent("m1", 10), sent("m2", 20), sent("m3", 30)])
+        messages.sent_and_arrived("a", sent_lsn=20, acked_lsn=10)
+        states = [messages.get(f"m{n}").verdicts["a"].state.name for n in (1, 2, 3)]
+        assert states == ["ARRIVED", "SENT", "QUEUED"]
+        assert messages.sent_and_arrived("a", sent_lsn=20, acked_lsn=10) == []
+
+    def test_detached_link_ends_what_is_pending_c19(self) -> None:
+        messages = SentMessages([sent()])
+        assert len(messages.pending("backup")) == 1
+        assert messages.pending("other") == []
+        assert len(messages.link_detached("a")) == 1
+        assert messages.pending() == []
+
+
+class TestRequestId:
+    def test_repeated_send_gets_the_first_message_c3(self) -> None:
+        first = sent("m1", request_id="r")
+        messages = SentMessages([first, sent("m2", request_id="r"), sent("m3")])
+        assert messages.repeated("r") is first
+        assert messages.repeated("") is None
+        assert messages.repeated("other") is None
+
+    def test_unknown_message_is_not_found(self) -> None:
+        with pytest.raises(errors.NotFound):
+            SentMessages().get("m1")
+
+
+class TestApplications:
+    def test_at_most_32_names_for_a_group_and_side_c9(self) -> None:
+        applications = Applications([Application(f"a{n}", 0) for n in range(MAX_APPLICATIONS)])
+        with pytest.raises(errors.FailedPrecondition) as caught:
+            applications.check_register("one-more")
+        assert caught.value.reason == "TOO_MANY_APPLICATIONS"
+        assert not applications.check_register("a1"), "a known name is returned as it is"
+
+    def test_names_are_dns_labels(self) -> None:
+        with pytest.raises(errors.InvalidRequest):
+            Applications().check_register("No")
+
+    def test_registration_comes_and_goes(self) -> None:
+        applications = Applications()
+        assert applications.check_register("b")
+        applications.add(Application("b", 1))
+        applications.add(Application("a", 2))
+        assert [application.name for application in applications.list()] == ["a", "b"]
+        applications.check_unregister("b", is_pending=False)
+        applications.remove("b")
+        assert "b" not in applications
+        with pytest.raises(errors.NotFound):
+            applications.check_unregister("b", is_pending=False)
