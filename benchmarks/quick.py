@@ -117,8 +117,10 @@ def _measure_slackwater(sites: Sites) -> tuple[dict[str, fio.Result], dict[str, 
         pids = [sites.primary.pid, sites.secondary.pid]
         # Once through the whole volume first, as the other two have theirs written already.
         subprocess.run(
-            ["fio", "--name=fill", "--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1m"]
-            + ["--iodepth=4", f"--size={VOLUME_BYTES}"],
+            [
+                *("fio", "--name=fill", "--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1m"),
+                *("--iodepth=4", f"--size={VOLUME_BYTES}"),
+            ],
             capture_output=True,
             timeout=120,
             check=True,

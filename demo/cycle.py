@@ -184,7 +184,7 @@ class Cycle:
         else:
             self.results.problems.append(f"the snapshot is not the message: {summary}")
 
-    def _require(self, condition: bool, problem: str) -> None:  # noqa: FBT001
+    def _require(self, condition: bool, problem: str) -> None:
         if not condition:
             raise CheckFailed(problem)
 

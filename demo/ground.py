@@ -137,7 +137,7 @@ class MountedGround:
         self._mounts.close()
 
     def inspect(self, data_uri: str, wal: Disk, mark: Mark, name: str) -> tuple[Comparison, str]:
-        """fsck the export, mount it read-only without its journal, compare every byte."""
+        """Check with fsck, mount read-only without the journal, compare every byte."""
         where = self._directory / name
         with mounts.as_file(data_uri, where / "fuse", read_only=True) as disk:
             clean, said = mounts.check_file_system(disk)

@@ -12,9 +12,8 @@ def tree(pid: int) -> Iterator[int]:
     """A process and everything it started that still lives."""
     yield pid
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            children = Path(f"/proc/{pid}/task/{task}/children").read_text()
-            for child in children.split():
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
                 yield from tree(int(child))
     except OSError:
         return

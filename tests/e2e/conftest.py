@@ -16,7 +16,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]  # noqa: ANN201, ARG001 -- pytest's shape
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
     """Add the end of the services' logs to a failed test's report."""
     report = yield
     services = getattr(item, "funcargs", {}).get("cluster")

@@ -1,4 +1,4 @@
-"""Disks that fill up, rot, or are rolled back: clear states, nothing answered lost or overwritten."""
+"""Disks that fill up, rot or are rolled back: clear states, nothing lost or overwritten."""
 
 import os
 import shutil
@@ -11,10 +11,19 @@ import pytest
 from demo import mounts
 from demo.sites import ServiceError
 from slackwater.v1 import common_pb2, primary_pb2, resources_pb2
-from tests.e2e.test_memory_backlog import flood
 from tests.support.oracle import Journal, check
 from tests.support.oracle_cycle import SIZES, live_images, start_load
-from tests.support.processes import CALL_SECONDS, DATA, GROUP, LINK, MIB, WAL, Cluster, wait_until
+from tests.support.processes import (
+    CALL_SECONDS,
+    DATA,
+    GROUP,
+    LINK,
+    MIB,
+    WAL,
+    Cluster,
+    flood,
+    wait_until,
+)
 from tests.support.processes_refusals import refused
 
 pytestmark = pytest.mark.timeout(180)

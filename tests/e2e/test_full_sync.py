@@ -5,7 +5,6 @@ import threading
 import pytest
 
 from slackwater.v1 import common_pb2, primary_pb2, resources_pb2
-from tests.e2e.test_memory_backlog import flood, pause
 from tests.support.oracle import Journal
 from tests.support.oracle_cycle import (
     SIZES,
@@ -15,7 +14,7 @@ from tests.support.oracle_cycle import (
     snapshot_images,
     start_load,
 )
-from tests.support.processes import CALL_SECONDS, DATA, MIB, WAL, Cluster, wait_until
+from tests.support.processes import CALL_SECONDS, DATA, MIB, WAL, Cluster, flood, pause, wait_until
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -1,4 +1,4 @@
-"""Everything can be done with grpcurl: list, describe, and every step of the demo by unary calls."""
+"""Everything can be done with grpcurl: list, describe, and the whole demo by unary calls."""
 
 import base64
 import time

@@ -1,4 +1,4 @@
-"""SIGKILL of every process at random moments under load: nothing answered is lost, no order broken."""
+"""SIGKILL of every process at random moments under load: nothing answered lost, no order broken."""
 
 import os
 import random
@@ -40,7 +40,7 @@ def test_kills_at_random_moments_lose_nothing_answered_and_keep_the_order(
     cluster: Cluster,
 ) -> None:
     seed = int(os.environ.get("SLACKWATER_TEST_SEED", random.randrange(1 << 32)))
-    print(f"SLACKWATER_TEST_SEED={seed}")  # noqa: T201 -- shown with a failure
+    print(f"SLACKWATER_TEST_SEED={seed}")
     choice = random.Random(seed)
     cluster.replicate(data=SIZES[DATA], wal=SIZES[WAL])
     journal = Journal()

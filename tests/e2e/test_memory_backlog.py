@@ -6,8 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from demo.usage import Sampler
-from slackwater.v1 import primary_pb2
-from tests.support.processes import CALL_SECONDS, DATA, LINK, MIB, WAL, Cluster, wait_until
+from tests.support.processes import DATA, MIB, WAL, Cluster, flood, pause, wait_until
 
 pytestmark = [pytest.mark.timeout(400)]
 
@@ -15,24 +14,6 @@ BACKLOG_BYTES = 2048 * MIB
 LOG_BYTES = 4096 * MIB
 VOLUME_BYTES = 512 * MIB
 MOST_ANONYMOUS_BYTES = 256 * MIB
-WRITE_BYTES = MIB
-
-
-def flood(cluster: Cluster, volume: int, total: int, depth: int = 8) -> None:
-    """Write that many bytes through one connection, round and round the volume."""
-    piece = bytes(range(256)) * (WRITE_BYTES // 256)
-    failures: list[int] = []
-
-    def on_done(_tag: int, errno: int) -> None:
-        if errno:
-            failures.append(errno)
-
-    with cluster.device(volume) as device:
-        slots = device.size // WRITE_BYTES
-        with device.pipeline(depth, on_done) as pipeline:
-            for number in range(total // WRITE_BYTES):
-                pipeline.write(number, number % slots * WRITE_BYTES, piece)
-    assert not failures
 
 
 def flood_from_many(cluster: Cluster, total: int, connections: int = 4) -> None:
@@ -49,12 +30,6 @@ def flood_from_many(cluster: Cluster, total: int, connections: int = 4) -> None:
         thread.join()
 
 
-def pause(cluster: Cluster, *, paused: bool) -> None:
-    cluster.primary_api.UpdateLink(
-        primary_pb2.UpdateLinkRequest(name=LINK, paused=paused), timeout=CALL_SECONDS
-    )
-
-
 def readings(cluster: Cluster) -> dict[str, Callable[[], float]]:
     return {
         service.role: lambda service=service: float(service.anonymous_bytes())  # type: ignore[misc]
@@ -63,7 +38,7 @@ def readings(cluster: Cluster) -> dict[str, Callable[[], float]]:
 
 
 def refuse_too_much(sampler: Sampler) -> None:
-    print({role: f"{peak / MIB:.0f} MiB" for role, peak in sampler.peaks.items()})  # noqa: T201
+    print({role: f"{peak / MIB:.0f} MiB" for role, peak in sampler.peaks.items()})
     for role, peak in sampler.peaks.items():
         assert 0 < peak < MOST_ANONYMOUS_BYTES, f"{role} used {peak / MIB:.0f} MiB"
 

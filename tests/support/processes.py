@@ -254,6 +254,30 @@ def read_all(client: Client, step_bytes: int = 4 * MIB) -> bytes:
         )
 
 
+def flood(cluster: Cluster, volume: int, total: int, depth: int = 8) -> None:
+    """Write that many bytes through one connection, round and round the volume."""
+    piece = bytes(range(256)) * (MIB // 256)
+    failures: list[int] = []
+
+    def on_done(_tag: int, errno: int) -> None:
+        if errno:
+            failures.append(errno)
+
+    with cluster.device(volume) as device:
+        slots = device.size // MIB
+        with device.pipeline(depth, on_done) as pipeline:
+            for number in range(total // MIB):
+                pipeline.write(number, number % slots * MIB, piece)
+    assert not failures
+
+
+def pause(cluster: Cluster, *, paused: bool) -> None:
+    """Hold the link, or let it go on."""
+    cluster.primary_api.UpdateLink(
+        primary_pb2.UpdateLinkRequest(name=LINK, paused=paused), timeout=CALL_SECONDS
+    )
+
+
 def wait_until(
     what: str, condition: Callable[[], bool], timeout_seconds: float = WAIT_SECONDS
 ) -> None:
