@@ -288,4 +288,5 @@ def test_log_is_whole_after_a_failure_of_each_single_call(operation: str) -> Non
         promise = Promise(journal)
         for _, survivor in survivors(storage, number):
             recover(survivor, promise, trust=True)
+            go_on(survivor.kill(), promise, trust=True)
     assert number > 3

