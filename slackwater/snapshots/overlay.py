@@ -149,8 +149,8 @@ class Overlay:
     ) -> None:
         """Append what the source holds in those chunks of the ranges that are not preserved.
 
-        A range is a first chunk and the chunk after its last. A chunk that an overlay of `newer` holds counts as preserved. The caller calls `sync`
-        before it writes the volume.
+        A range is a first chunk and the chunk after its last. A chunk that an overlay of `newer`
+        holds counts as preserved. The caller calls `sync` before it writes the volume.
 
         Raises:
             OSError: a read or write failed; what was not appended is not preserved.
@@ -325,22 +325,24 @@ class Overlay:
         try:
             yield
         finally:
-            with self._pin_lock:
-                self._pins -= 1
-                last = self._retired and not self._pins
-            if last:
+            if self._unpin():
                 self._close()
+
+    def _unpin(self) -> bool:
+        """Count a reader out; True if the files wait for it to be let go."""
+        with self._pin_lock:
+            self._pins -= 1
+            return self._retired and not self._pins
 
     # -- the end -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """Take no new reader; the files are let go when the last one is done."""
         with self._pin_lock:
-            if self._retired:
-                return
+            already = self._retired
             self._retired = True
             idle = not self._pins
-        if idle:
+        if idle and not already:
             self._close()
 
     def _close(self) -> None:

@@ -6,6 +6,7 @@ holds bytes from before the write. The chain itself is loaded after the volume i
 snapshot that is newer than the chain could have taken the chunk in its stead.
 """
 
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
@@ -20,7 +21,7 @@ _EXTENT_STEP_BYTES: Final = 64 << 20
 class View(Protocol):
     """What the reader asks the catalogue for, at every read anew."""
 
-    def chain(self, snapshot_id: int, volume_id: int) -> Sequence[Overlay]:
+    def chain(self, snapshot_uid: uuid.UUID, volume_id: int) -> Sequence[Overlay]:
         """Return the overlays to look at in order: the snapshot's own, then newer ones'.
 
         Raises:
@@ -37,7 +38,7 @@ class SnapshotVolume:
         self,
         view: View,
         source: Source,
-        snapshot_id: int,
+        snapshot_uid: uuid.UUID,
         volume_id: int,
         size: int,
         chunk_bytes: int,
@@ -47,7 +48,7 @@ class SnapshotVolume:
         self.chunk_bytes = chunk_bytes
         self._view = view
         self._source = source
-        self._snapshot_id = snapshot_id
+        self._snapshot_uid = snapshot_uid
         self._volume_id = volume_id
 
     def read(self, length: int, offset: int) -> bytes:
@@ -78,7 +79,7 @@ class SnapshotVolume:
     def _read_once(self, start: int, end: int) -> bytes:
         data = bytearray(end - start)
         self._source.read_into(start, memoryview(data))
-        chain = self._view.chain(self._snapshot_id, self._volume_id)
+        chain = self._view.chain(self._snapshot_uid, self._volume_id)
         for chunk in range(start // self.chunk_bytes, -(-end // self.chunk_bytes)):
             chunk_start = chunk * self.chunk_bytes
             first, last = max(start, chunk_start), min(end, chunk_start + self.chunk_bytes)
@@ -120,7 +121,7 @@ class SnapshotVolume:
 
     def _extents_once(self, start: int, end: int) -> list[Extent]:
         below = list(self._source.extents(start, end - start))
-        chain = self._view.chain(self._snapshot_id, self._volume_id)
+        chain = self._view.chain(self._snapshot_uid, self._volume_id)
         result: list[Extent] = []
         index = 0
         for chunk in range(start // self.chunk_bytes, -(-end // self.chunk_bytes)):

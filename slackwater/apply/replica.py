@@ -1,0 +1,518 @@
+"""A replica: the Secondary's engine for one group.
+
+Composition of the receiver (log), the applier, the delivery of messages, snapshots, syncs and
+checkpoints over one group directory. Without `start` there are no threads: `receive`, `step` and
+`maintain` do the same work when they are called, which is how simulation drives a replica.
+
+Locks, in the order they may be taken: `_apply_lock` (reentrant: the applier's step and everything
+that must not happen inside one), the checkpoint's, the receiver's, those of the parts.
+
+Invariants: applied <= durable; while frozen nothing after the message is in a volume; durable never
+goes back but by a sync; an effect happens once per lsn.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from slackwater import errors
+from slackwater.apply.applier import Applier
+from slackwater.apply.checkpoint import Checkpointer
+from slackwater.apply.controls import Controls
+from slackwater.apply.messages import Messages
+from slackwater.apply.opening import Opened, ReplicaSpec, fill, open_parts
+from slackwater.apply.receiving import OnDurable, Receiver
+from slackwater.apply.regions import Cursor, Region, RegionQueue
+from slackwater.apply.replica_messages import ReplicaMessages
+from slackwater.apply.replica_snapshots import ReplicaSnapshots
+from slackwater.apply.status import FreezeInfo, ReplicaState, ReplicaStatus
+from slackwater.apply.syncing import Syncing, VolumeSpec
+from slackwater.apply.workers import IDLE_SECONDS, TICK_SECONDS, Worker
+from slackwater.clock import Clock
+from slackwater.group.directory import DataDirectory, GroupDirectory
+from slackwater.log.log import Log
+from slackwater.log.reader import LogReader
+from slackwater.position import LogPoint, Position
+from slackwater.record import KIND_IBC_MESSAGE, Buffer, RecordView
+from slackwater.storage.seam import Storage
+from slackwater.v1 import record_pb2
+
+FREEZE_LOG_LIMIT: Final = 0.8
+MERGE_STEPS: Final = 8
+
+
+class Replica(ReplicaMessages, ReplicaSnapshots):
+    """One group on its Secondary; every method may be called from any thread."""
+
+    def __init__(
+        self, parts: Opened, clock: Clock, *, freeze_log_limit: float = FREEZE_LOG_LIMIT
+    ) -> None:
+        """Compose what `open_parts` opened; use `open` or `create`."""
+        self.name = parts.identity.name
+        self.uid = parts.identity.uid
+        self.replica_uid = uuid.UUID(hex=parts.identity.settings["replica_uid"])
+        self.directory = parts.directory
+        self.database = parts.database
+        self.volumes = parts.volumes
+        self.catalogue = parts.catalogue
+        self.clock = clock
+        self.on_change: Callable[[], None] = _nothing
+        self.failure: errors.SlackwaterError | None = None
+        self.is_closed = False
+        self._parts = parts
+        self._storage = parts.storage
+        self._apply_lock = threading.RLock()
+        self.receiver = Receiver(parts.log, self._wake_writer)
+        self.regions = RegionQueue()
+        self.controls = Controls(
+            parts.database,
+            parts.volumes,
+            parts.catalogue,
+            lambda changes: self.applier.preserve(changes),
+            self._reach_message,
+        )
+        self.applier = Applier(
+            self._reader(),
+            lambda: self.receiver.log.durable,
+            parts.checkpoint,
+            parts.volumes,
+            parts.catalogue,
+            self.controls,
+            self.regions,
+        )
+        parts.catalogue.reached = lambda: self.applier.reached
+        self.checkpointer = Checkpointer(
+            self._apply_lock,
+            self.applier,
+            parts.volumes,
+            parts.catalogue,
+            parts.database,
+            lambda: self.receiver.log,
+            self.regions,
+            clock,
+            parts.checkpoint,
+        )
+        self.syncing = Syncing(
+            parts.database, parts.volumes, parts.catalogue, self.checkpointer, self.regions
+        )
+        self.messages = Messages(
+            parts.database,
+            clock,
+            link=parts.identity.settings["link"],
+            freeze_log_limit=freeze_log_limit,
+            stand_still=self.checkpointer.run,
+            go_on=self._go_on,
+            snapshot=self._snapshot_at,
+        )
+        end = parts.log.end
+        must_recover = not parts.is_clean and parts.checkpoint.offset < end.offset
+        self._recover_to: LogPoint | None = end if must_recover else None
+        self.syncing.drop_old_guards()
+        self._writer = Worker("log-" + self.name, self.write_some, IDLE_SECONDS, self._died)
+        self._applying = Worker("apply-" + self.name, self.step, IDLE_SECONDS, self._died)
+        self._upkeep = Worker("upkeep-" + self.name, self._tick, TICK_SECONDS, self._died)
+        self._has_threads = False
+
+    @classmethod
+    def open(
+        cls,
+        storage: Storage,
+        directory: GroupDirectory,
+        clock: Clock,
+        *,
+        freeze_log_limit: float = FREEZE_LOG_LIMIT,
+    ) -> "Replica":
+        """Open a replica; after an unclean stop it is RECOVERING until `step` has replayed its log.
+
+        Raises:
+            FailedPrecondition: it is in use, of a newer format, or not a Secondary's.
+            LogCorrupt, DataCorrupt: durable bytes are damaged; nothing was cut.
+            StorageFailed, OSError: the storage failed.
+        """
+        parts = open_parts(storage, directory, clock)
+        return cls(parts, clock, freeze_log_limit=freeze_log_limit)
+
+    @classmethod
+    def create(
+        cls,
+        storage: Storage,
+        data: DataDirectory,
+        spec: ReplicaSpec,
+        clock: Clock,
+        *,
+        freeze_log_limit: float = FREEZE_LOG_LIMIT,
+    ) -> "Replica":
+        """Make a replica as a Hello describes it: no volumes, CONSISTENT at the group's origin.
+
+        Raises:
+            AlreadyExists: a group of that name is here.
+            NoSpace, StorageFailed, OSError: the storage failed; nothing is left behind.
+        """
+        directory = data.create_group(
+            spec.group, lambda building: fill(storage, building, spec, clock)
+        )
+        return cls.open(storage, directory, clock, freeze_log_limit=freeze_log_limit)
+
+    # -- threads -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._has_threads = True
+        for worker in (self._writer, self._applying, self._upkeep):
+            worker.start()
+
+    def stop(self) -> None:
+        """End the threads; work in hand is finished."""
+        for worker in (self._writer, self._applying, self._upkeep):
+            worker.stop()
+        self._has_threads = False
+
+    def close(self, *, clean: bool = True) -> None:
+        """Stop and let everything go; a clean close leaves nothing to replay but what is frozen."""
+        self.stop()
+        with self._apply_lock:
+            if self.is_closed:
+                return
+            self.is_closed = True
+            is_sealed = clean and self.failure is None and self._close_clean()
+            if not is_sealed:
+                with suppress(OSError):
+                    self.catalogue.close(clean=False)
+            self.applier.close()
+            self.receiver.log.close()
+            self.volumes.close()
+            self.database.close()
+            self._parts.lock.close()
+
+    def _close_clean(self) -> bool:
+        """Checkpoint, seal the maps, and say so last; False: the next start recovers."""
+        try:
+            while self.receiver.write_some():
+                pass
+            self.messages.store_timers()
+            self.checkpointer.run()
+            if self._recover_to is not None or not self.applier.is_at_boundary:
+                return False
+            self.catalogue.close(clean=True)
+            self.database.set_clean_end(self.receiver.log.end.position.lsn)
+        except (errors.SlackwaterError, OSError):
+            return False
+        return True
+
+    def _died(self, error: BaseException) -> None:
+        """A thread met what it did not expect: the replica stops rather than go on without it."""
+        if isinstance(error, errors.SlackwaterError):
+            self._fail(error)
+        else:
+            self._fail(errors.GroupFailed(self.name, f"{type(error).__name__}: {error}"))
+
+    def _fail(self, error: errors.SlackwaterError) -> None:
+        if self.failure is None:
+            self.failure = error
+        self.on_change()
+
+    def check_alive(self) -> None:
+        """Refuse when the replica has failed.
+
+        Raises:
+            GroupFailed: it has; the cause is in it.
+        """
+        if self.failure is not None:
+            raise errors.GroupFailed(self.name, str(self.failure))
+
+    # -- receiving ---------------------------------------------------------------------------
+
+    def new_stream(self, link: str) -> None:
+        """A Hello ended the older stream: finish its last append, forget what cannot be (D15)."""
+        while self.write_some():
+            pass
+        self.receiver.forget()
+        with self._apply_lock:
+            self.messages.delivery.link = link
+            self.applier.forget_regions()
+            self.checkpointer.durable_progress = self.regions.renumber(
+                self.checkpointer.durable_progress
+            )
+
+    def append_run(self, run: Buffer, views: Sequence[RecordView], on_durable: OnDurable) -> bool:
+        """Queue whole records proved to continue `receiver.received`; see `Receiver.append`.
+
+        Raises:
+            GroupFailed: the replica has failed.
+            OutOfOrder: they do not continue.
+        """
+        self.check_alive()
+        if any(view.kind == KIND_IBC_MESSAGE for view in views):
+            self.volumes.start_writeback()  # so that the sync at the message is short (D24)
+        return self.receiver.append(run, views, on_durable)
+
+    def write_some(self) -> bool:
+        """Make what is queued durable; False: nothing to do now."""
+        if self.failure is not None:
+            return False
+        try:
+            did = self.receiver.write_some()
+        except errors.SlackwaterError as error:
+            self._fail(error)
+            return False
+        if did:
+            self._applying.wake()
+            self.on_change()
+        elif self.receiver.is_full:
+            self._upkeep.wake()
+        return did
+
+    def _wake_writer(self) -> None:
+        self._writer.wake()
+
+    # -- applying ----------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Apply one bounded piece of what is durable; False: nothing to do now."""
+        with self._apply_lock:
+            if self.failure is not None or self.is_closed:
+                return False
+            try:
+                did = self.applier.step()
+            except errors.SlackwaterError as error:
+                self._fail(error)
+                return False
+            self._check_recovered()
+        if did:
+            self.on_change()
+        return did
+
+    def _check_recovered(self) -> None:
+        if (
+            self._recover_to is not None
+            and self.applier.applied.position.lsn >= self._recover_to.position.lsn
+        ):
+            self._recover_to = None
+
+    def _reach_message(self, body: record_pb2.IbcMessage, point: LogPoint, time_ns: int) -> bool:
+        passed, is_new = self.messages.reach(
+            body, point, time_ns, consistent=not self.syncing.is_running
+        )
+        if is_new:
+            self._recover_to = None  # nothing after it was ever applied (D21)
+        return passed
+
+    def _go_on(self) -> None:
+        if self.applier.stopped is not None:
+            self.applier.release()
+        self._applying.wake()
+
+    # -- upkeep ------------------------------------------------------------------------------
+
+    def _tick(self) -> bool:
+        self.maintain()
+        return False
+
+    def maintain(self) -> None:
+        """Do what is due: timers, checkpoint, the next segment, snapshots that are going."""
+        if self.failure is not None or self.is_closed:
+            return
+        try:
+            self._maintain()
+        except errors.SlackwaterError as error:
+            self._fail(error)
+        except OSError:
+            return  # no room: everything here is tried again at the next call
+
+    def _maintain(self) -> None:
+        log = self.receiver.log
+        with self._apply_lock:
+            use = 1.0 if self.receiver.is_full else log.used_bytes / log.capacity_bytes
+            self.messages.tick(use)
+        self.checkpointer.spread()
+        if (
+            self.checkpointer.is_due()
+            or self.receiver.is_full
+            or self.syncing.wants_checkpoint(self.applier.applied.position.lsn)
+        ):
+            self.checkpoint()
+        if self.receiver.is_full:
+            self._writer.wake()
+        for _ in range(MERGE_STEPS):
+            if not self.catalogue.merge_step():
+                break
+        with suppress(errors.NoSpace):
+            log.prepare()
+
+    def checkpoint(self) -> None:
+        """Take a checkpoint now, and let a sync that only waited for it be over.
+
+        Raises:
+            StorageFailed: a sync failed, which is final (D3).
+            OSError: no room in group.db; may be tried again.
+        """
+        before = self.checkpointer.durable_progress
+        self.checkpointer.run()
+        with self._apply_lock:
+            is_over = self.syncing.settle()
+        if is_over or before != self.checkpointer.durable_progress:
+            self.on_change()
+
+    # -- syncs -------------------------------------------------------------------------------
+
+    def begin_sync(
+        self, sync_id: str, position: Position, specs: Sequence[VolumeSpec], total_bytes: int = 0
+    ) -> None:
+        """Let the stream begin anew after `position`; see `Syncing.begin`.
+
+        Raises:
+            FailedPrecondition: the replica stands at a message, reason FROZEN (D25).
+            Unavailable: it cannot apply what it holds, so that would be lost.
+            NoSpace: there is no room for the guard snapshot (D27); nothing was changed.
+            GroupFailed: the replica has failed.
+        """
+        while self.write_some():
+            pass
+        self.receiver.forget()
+        if not self.syncing.is_running:
+            while self.step():
+                pass
+        with self._apply_lock:
+            self.check_alive()
+            self._check_overwritable()
+            try:
+                self.syncing.begin(
+                    sync_id,
+                    position,
+                    specs,
+                    total_bytes,
+                    self.applier.applied,
+                    self.receiver.log,
+                    self._reset_log,
+                )
+            except (errors.SlackwaterError, OSError) as error:
+                self._judge_begin(sync_id, error)
+            self._recover_to = None
+        self.on_change()
+
+    def _check_overwritable(self) -> None:
+        if self.applier.stopped is not None:
+            raise errors.FailedPrecondition(
+                "FROZEN", f"replica {self.name!r} stands at a message", "Unfreeze it first"
+            )
+        if not self.syncing.is_running and not self.applier.is_idle:
+            raise errors.Unavailable(
+                f"a sync of replica {self.name!r}", "It cannot apply what it holds; see its status"
+            )
+
+    def _judge_begin(self, sync_id: str, error: errors.SlackwaterError | OSError) -> None:
+        """Raise what kept a sync from beginning; past group.db's step only a reopen helps."""
+        row = self.syncing.row
+        has_begun = row is not None and row.sync_id == sync_id
+        if isinstance(error, OSError):
+            error = errors.NoSpace(f"replica {self.name!r}", str(error))
+        if has_begun or isinstance(error, errors.StorageFailed):
+            self._fail(error)
+        raise error
+
+    def _reset_log(self, start: LogPoint) -> None:
+        self.receiver.log.close()
+        log = Log.create(self._storage, self.directory.log, self.uid, self._parts.settings, start)
+        self.receiver.replace_log(log)
+        self.applier.restart(self._reader(), start)
+
+    def _reader(self) -> LogReader:
+        return LogReader(self._storage, self.directory.log, self.uid, self._parts.settings)
+
+    def add_regions(
+        self, sync_id: str, sequence: int, regions: Sequence[Region], cursor: Cursor
+    ) -> bool:
+        """Queue regions after everything received so far; returns whether there is room for more."""
+        self.check_alive()
+        room = self.syncing.add_regions(
+            sync_id, sequence, regions, cursor, self.receiver.received.lsn
+        )
+        self._applying.wake()
+        return room
+
+    def finish_sync(self, sync_id: str, consistent_lsn: int) -> None:
+        """Note that all regions were received; the replica is consistent from that lsn on."""
+        self.check_alive()
+        self.syncing.finish(sync_id, consistent_lsn, self.receiver.received.lsn)
+        self._applying.wake()
+
+    # -- what is so --------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ReplicaState:
+        """The replica's state."""
+        if self.failure is not None:
+            return ReplicaState.FAILED
+        if self._recover_to is not None:
+            return ReplicaState.RECOVERING
+        if self.syncing.is_running:
+            return ReplicaState.INCONSISTENT
+        return ReplicaState.CONSISTENT if self.applier.stopped is None else ReplicaState.FROZEN
+
+    @property
+    def durable(self) -> Position:
+        """The durable end of the log."""
+        return self.receiver.log.durable.position
+
+    @property
+    def applied(self) -> Position:
+        """What the volumes stand for: everything up to here and nothing after."""
+        return self.applier.reached.position
+
+    @property
+    def log_room_bytes(self) -> int:
+        """Bytes of records the log can take beyond what is queued."""
+        log = self.receiver.log
+        room = log.free_bytes - log.settings.control_reserve_bytes - self.receiver.held_bytes
+        return max(0, room - 2 * log.settings.max_commit_bytes)
+
+    def status(self) -> ReplicaStatus:
+        """Return everything at once; waits for no step."""
+        log, applier = self.receiver.log, self.applier
+        applied, durable = applier.reached, log.durable
+        return ReplicaStatus(
+            state=self.state,
+            reason="" if self.failure is None else str(self.failure),
+            durable=durable.position,
+            applied=applied.position,
+            applied_time_ns=applier.applied_time_ns,
+            backlog_bytes=max(0, durable.offset - applied.offset),
+            log_used_bytes=log.used_bytes,
+            log_capacity_bytes=log.capacity_bytes,
+            log_room_bytes=self.log_room_bytes,
+            log_is_full=self.receiver.is_full,
+            freeze=self.freeze(),
+            sync=self.syncing.row,
+            region_sequence=self.checkpointer.durable_progress.sequence,
+            stall=applier.stall,
+            snapshots=len(self.catalogue.ready()),
+            epoch=self.database.identity().epoch,
+            received_bytes=self.receiver.received_bytes,
+            received_records=self.receiver.received_records,
+            applied_bytes=applier.applied_bytes,
+            applied_records=applier.applied_records,
+            checkpoints=self.checkpointer.checkpoints_total,
+        )
+
+    def freeze(self) -> FreezeInfo | None:
+        """Return the message the replica stands at, if it does."""
+        standing, stopped = self.messages.delivery.standing, self.applier.stopped
+        if standing is None or stopped is None:
+            return None
+        now = self.clock.monotonic()
+        return FreezeInfo(
+            message=standing.message,
+            phase=standing.phase.value,
+            holder=standing.holder,
+            stood_seconds=now - standing.stood_since,
+            remaining_seconds=(
+                None if standing.deadline is None else max(0.0, standing.deadline - now)
+            ),
+            backlog_bytes=max(0, self.receiver.log.durable.offset - stopped.offset),
+        )
+
+
+def _nothing() -> None:
+    """Nobody listens."""

@@ -1,0 +1,266 @@
+"""The replica's calls about snapshots, and reading volumes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Final
+
+from slackwater import errors
+from slackwater.apply.applier import Applier
+from slackwater.apply.messages import Messages
+from slackwater.apply.syncing import Syncing
+from slackwater.apply.volumes import VolumeSet
+from slackwater.clock import Clock
+from slackwater.extent import Extent
+from slackwater.group.rows import SnapshotRow
+from slackwater.group.volume import Volume
+from slackwater.ibc.messages import Message
+from slackwater.names import check_label
+from slackwater.position import LogPoint
+from slackwater.snapshots.catalogue import Catalogue
+from slackwater.snapshots.overlay import CHUNK_BYTES
+from slackwater.snapshots.reader import SnapshotVolume
+
+MIN_CHUNK_BYTES: Final = 4 << 10
+MAX_CHUNK_BYTES: Final = 1 << 20
+
+
+class LiveVolume:
+    """A replica's volume, read-only; it stands still only while the replica is frozen."""
+
+    def __init__(self, volume: Volume) -> None:
+        """Read `volume`."""
+        self._volume = volume
+
+    @property
+    def size(self) -> int:
+        """Bytes in the volume now."""
+        return self._volume.size
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Return the bytes of a range within the volume."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise errors.OutOfRange("offset", f"{length} bytes at {offset} reach past {self.size}")
+        return self._volume.read(offset, length)
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """Yield data and holes of a range."""
+        return self._volume.extents(offset, length)
+
+
+class ReplicaSnapshots:
+    """Calls about snapshots; part of `Replica`."""
+
+    name: str
+    applier: Applier
+    catalogue: Catalogue
+    clock: Clock
+    messages: Messages
+    syncing: Syncing
+    volumes: VolumeSet
+    on_change: Callable[[], None]
+    _apply_lock: AbstractContextManager[object]
+    _recover_to: LogPoint | None
+
+    def check_alive(self) -> None:
+        """Refuse when the replica has failed; see `Replica`."""
+        raise NotImplementedError
+
+    def create_snapshot(
+        self,
+        name: str,
+        *,
+        at_message: str = "",
+        chunk_bytes: int = 0,
+        validate_only: bool = False,
+    ) -> SnapshotRow | None:
+        """Take a snapshot of all volumes where the replica stands; None with `validate_only`.
+
+        With `at_message` the replica must stand at that message, and the snapshot is marked as
+        taken at it (C12). Its grade is `crash` until a CONFIRMED outcome is applied (C17).
+
+        Raises:
+            InvalidRequest: the name is no DNS label, or the chunk size is no good.
+            AlreadyExists: the name is taken.
+            FailedPrecondition: the replica recovers, is inconsistent, or does not stand there.
+            Unavailable: a record is applied in part and cannot be finished now.
+            NoSpace: there is no room.
+            GroupFailed: the replica has failed.
+        """
+        check_label("snapshot_id", name)
+        chunk_bytes = chunk_bytes or CHUNK_BYTES
+        if not MIN_CHUNK_BYTES <= chunk_bytes <= MAX_CHUNK_BYTES or chunk_bytes & chunk_bytes - 1:
+            raise errors.InvalidRequest(
+                "chunk_bytes", f"{chunk_bytes} is not a power of two from 4 KiB to 1 MiB"
+            )
+        began = self.clock.monotonic()
+        with self._apply_lock:
+            self.check_alive()
+            self._check_has_point()
+            evidence: dict[str, object] = {}
+            if at_message:
+                evidence = self._evidence_at(at_message)
+            if any(row.name == name for row in self.catalogue.ready()):
+                raise errors.AlreadyExists("snapshot", name)
+            if validate_only:
+                return None
+            self._finish_record()
+            point = self.applier.reached
+            row = self._create(name, point, at_message, evidence, chunk_bytes)
+            seconds = self.clock.monotonic() - began
+            row = self.catalogue.note(name, {"create_seconds": seconds})
+        self.on_change()
+        return row
+
+    def _check_has_point(self) -> None:
+        if self._recover_to is not None:
+            raise errors.FailedPrecondition(
+                "RECOVERING",
+                f"replica {self.name!r} is replaying its log and stands at no point yet",
+                "Try again when it is done",
+            )
+        if self.syncing.is_running:
+            raise errors.FailedPrecondition(
+                "INCONSISTENT",
+                f"replica {self.name!r} is being synchronised and stands at no point",
+                "Try again when it is consistent",
+            )
+
+    def _evidence_at(self, message_id: str) -> dict[str, object]:
+        standing = self.messages.delivery.standing
+        if (
+            standing is None
+            or standing.message.message_id != message_id
+            or self.applier.stopped is None
+        ):
+            raise errors.FailedPrecondition(
+                "NOT_FROZEN",
+                f"replica {self.name!r} does not stand at message {message_id!r}",
+                "A snapshot taken now would not be at the message",
+            )
+        return {
+            "message_id": message_id,
+            "position": str(standing.message.position),
+            "application": standing.message.application,
+            "fenced": standing.message.fenced,
+            "frozen_seconds_before": self.clock.monotonic() - standing.stood_since,
+        }
+
+    def _finish_record(self) -> None:
+        """Bring a large zero to its end: a snapshot lies between records."""
+        while not self.applier.is_at_boundary:
+            if not self.applier.step():
+                stall = self.applier.stall
+                raise errors.Unavailable(
+                    f"a snapshot of replica {self.name!r}",
+                    f"Record {stall.lsn if stall else ''} is applied in part: no space or an error",
+                )
+
+    def _create(
+        self,
+        name: str,
+        point: LogPoint,
+        message_id: str,
+        evidence: dict[str, object],
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> SnapshotRow:
+        try:
+            return self.catalogue.create(
+                name,
+                point,
+                self.volumes.active(),
+                message_id=message_id,
+                evidence=evidence,
+                chunk_bytes=chunk_bytes,
+            )
+        except OSError as error:
+            raise errors.NoSpace(
+                f"snapshot {name!r} of replica {self.name!r}", str(error)
+            ) from error
+
+    def _snapshot_at(self, message: Message, snapshot_id: str, point: LogPoint) -> str:
+        """Take the snapshot that a message asks for, once; return its name (C7, D20).
+
+        Raises:
+            OSError: no room; the applier stalls and tries again.
+        """
+        for row in self.catalogue.ready():
+            if row.message_id == message.message_id and row.point == point:
+                return row.name  # made before a crash that came before the effect's row
+        name = snapshot_id or f"at-{point.position.lsn}"
+        if any(row.name == name for row in self.catalogue.ready()):
+            name = f"{name[:40]}-{point.position.lsn}"
+        evidence = {"message_id": message.message_id, "fenced": message.fenced}
+        return self.catalogue.create(
+            name, point, self.volumes.active(), message_id=message.message_id, evidence=evidence
+        ).name
+
+    def snapshots(self) -> list[SnapshotRow]:
+        """Return the snapshots, oldest first."""
+        return self.catalogue.ready()
+
+    def snapshot(self, name: str) -> SnapshotRow:
+        """Return one.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return self.catalogue.get(name)
+
+    def snapshot_is_readable(self, name: str) -> bool:
+        """Tell whether the replica has come to the snapshot's place (D22)."""
+        return self.catalogue.get(name).point.offset <= self.applier.reached.offset
+
+    def delete_snapshot(self, name: str) -> None:
+        """Let a snapshot go; the work is done behind.
+
+        Raises:
+            NotFound: there is none of that name.
+            FailedPrecondition: it is exported, or guards a running sync (D27).
+        """
+        with self._apply_lock:
+            self.check_alive()
+            self.catalogue.delete(name)
+        self.on_change()
+
+    def export_snapshot(self, name: str) -> SnapshotRow:
+        """Mark a snapshot as exported, durably; it cannot be deleted until it is unexported.
+
+        Raises:
+            NotFound: there is none of that name.
+            FailedPrecondition: it is past the applied position after a restart (D21).
+        """
+        with self._apply_lock:
+            self.check_alive()
+            if not self.snapshot_is_readable(name):
+                raise errors.FailedPrecondition(
+                    "SNAPSHOT_NOT_REACHED",
+                    f"replica {self.name!r} is recovering and not yet at snapshot {name!r}",
+                    "Try again when it is done",
+                )
+            return self.catalogue.set_exported(name, True)
+
+    def unexport_snapshot(self, name: str) -> SnapshotRow:
+        """Take the mark off.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        with self._apply_lock:
+            return self.catalogue.set_exported(name, False)
+
+    def open_snapshot_volume(self, name: str, volume_name: str) -> SnapshotVolume:
+        """Return a reader of one volume of a snapshot; needs no closing.
+
+        Raises:
+            NotFound: there is no such snapshot or volume.
+            FailedPrecondition: it cannot be read yet (D22).
+        """
+        return self.catalogue.open_volume(name, volume_name)
+
+    def open_live_volume(self, volume_name: str) -> LiveVolume:
+        """Return a reader of a volume as it is now.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return LiveVolume(self.volumes.named(volume_name))

@@ -1,0 +1,196 @@
+"""The replica's volumes, open: found by the ids that records use (D28).
+
+A removed volume stays open, in state REMOVING, until the checkpoint has passed its removal, for
+replay may still write to it, and until no snapshot looks through to it. Ids are never used again,
+so nothing new can be written there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from slackwater import errors
+from slackwater.group.database import GroupDatabase
+from slackwater.group.directory import GroupDirectory
+from slackwater.group.rows import VolumeRow
+from slackwater.group.volume import Volume
+from slackwater.storage.seam import Storage
+
+ACTIVE: Final = "ACTIVE"
+CREATING: Final = "CREATING"
+REMOVING: Final = "REMOVING"
+
+
+class VolumeSet:
+    """The open volumes of one replica. Changed by the applier's thread, read by any."""
+
+    def __init__(
+        self, storage: Storage, directory: GroupDirectory, database: GroupDatabase
+    ) -> None:
+        """Open every volume that group.db names; finish or forget what a crash left half made.
+
+        Raises:
+            OSError: a file cannot be opened.
+        """
+        self._storage = storage
+        self._directory = directory
+        self._database = database
+        self._volumes: dict[int, Volume] = {}
+        self._rows: dict[int, VolumeRow] = {}
+        self.reopen(database.volumes())
+
+    def reopen(self, rows: Sequence[VolumeRow]) -> None:
+        """Hold exactly the volumes of these rows; an open file stays open."""
+        for row in rows:
+            held = self._volumes.get(row.id)
+            if row.state == CREATING:
+                self._make(row)
+            elif held is None:
+                path = self._directory.volume(row.path)
+                self._put(Volume.open(self._storage, path, row.id, row.name, row.size), row)
+            else:
+                if held.file.size() < row.size:
+                    held.file.resize(row.size)
+                held.name, held.size = row.name, row.size
+                self._put(held, row)
+
+    def __getitem__(self, volume_id: int) -> Volume:
+        """Return an open volume by id, one being removed too."""
+        return self._volumes[volume_id]
+
+    def active(self) -> list[Volume]:
+        """Return the volumes the group has now, by id."""
+        return [
+            volume for number, volume in sorted(self._volumes.items()) if self.is_active(number)
+        ]
+
+    def all(self) -> list[Volume]:
+        """Return every open volume."""
+        return list(self._volumes.values())
+
+    def is_active(self, volume_id: int) -> bool:
+        """Tell whether the group has the volume now."""
+        return self._rows[volume_id].state == ACTIVE
+
+    def named(self, name: str) -> Volume:
+        """Return the volume the group has under a name now.
+
+        Raises:
+            NotFound: there is none.
+        """
+        for volume in self.active():
+            if volume.name == name:
+                return volume
+        raise errors.NotFound("volume", name)
+
+    def of_record(self, volume_id: int, offset: int, length: int, lsn: int) -> Volume:
+        """Return the volume a record writes.
+
+        Raises:
+            DataCorrupt: there is none, or the range reaches past its end.
+        """
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            raise errors.DataCorrupt(f"record {lsn}", f"it names volume id {volume_id}, not here")
+        if offset + length > volume.size:
+            raise errors.DataCorrupt(
+                f"record {lsn}",
+                f"{length} bytes at {offset} reach past the {volume.size} bytes of {volume.name!r}",
+            )
+        return volume
+
+    def add(self, volume_id: int, name: str, size: int, lsn: int) -> None:
+        """Make a volume that reads as zeroes; one that is there already is left alone (replay).
+
+        Raises:
+            OSError: no room; may be tried again.
+        """
+        if volume_id in self._volumes:
+            return
+        row = self.new_row(volume_id, name, size, lsn)
+        self._database.put_volume(row)
+        self._make(row)
+
+    def new_row(self, volume_id: int, name: str, size: int, lsn: int) -> VolumeRow:
+        """Return the row of a volume to be made, with a path that no other volume has."""
+        path = f"volumes/{name}.raw"
+        if any(row.path == path for row in self._rows.values()):
+            path = f"volumes/{name}.{volume_id}.raw"
+        return VolumeRow(volume_id, name, size, CREATING, path, lsn)
+
+    def _make(self, row: VolumeRow) -> None:
+        path = self._directory.volume(row.path)
+        volume = Volume.create(self._storage, path, row.id, row.name, row.size)
+        row = replace(row, state=ACTIVE)
+        self._database.put_volume(row)
+        self._put(volume, row)
+
+    def grow(self, volume_id: int, size: int) -> None:
+        """Let a volume have the larger of both sizes; the new part reads as zeroes.
+
+        Raises:
+            OSError: the storage refused; may be tried again.
+        """
+        volume = self._volumes[volume_id]
+        if size <= volume.size:
+            return
+        held = volume.file.size()
+        if held > volume.size:  # the sync of another history cut it; what lies there is stale
+            volume.file.zero(volume.size, min(held, size) - volume.size)
+        volume.grow(size)
+        volume.sync()
+        row = replace(self._rows[volume_id], size=size)
+        self._database.put_volume(row)
+        self._rows[volume_id] = row
+
+    def remove(self, volume_id: int, lsn: int) -> None:
+        """Take a volume from the group; its file stays until `drop_removed`."""
+        row = self._rows.get(volume_id)
+        if row is None or row.state == REMOVING:
+            return
+        row = replace(row, state=REMOVING, lsn=lsn)
+        self._database.put_volume(row)
+        self._rows[volume_id] = row
+
+    def drop_removed(self, checkpoint_lsn: int, used: frozenset[int]) -> None:
+        """Remove the files of removed volumes that neither replay nor a snapshot needs (D28)."""
+        for volume_id, row in list(self._rows.items()):
+            if row.state != REMOVING or row.lsn > checkpoint_lsn or volume_id in used:
+                continue
+            volume = self._volumes.pop(volume_id)
+            del self._rows[volume_id]
+            volume.close()
+            if self._storage.exists(volume.path):
+                self._storage.remove(volume.path)
+                self._storage.sync_directory(volume.path.parent)
+            self._database.remove_volume(volume_id)
+
+    def sync(self) -> None:
+        """Make every volume durable.
+
+        Raises:
+            StorageFailed: a sync failed, which is final (D3).
+        """
+        for volume in self.all():
+            try:
+                volume.sync()
+            except OSError as error:
+                raise errors.StorageFailed(str(volume.path), "sync", error.errno or 0) from error
+
+    def start_writeback(self) -> None:
+        """Let the system begin to write every volume back (D10, D24)."""
+        for volume in self.all():
+            volume.start_writeback(0, volume.size)
+
+    def rows(self) -> list[VolumeRow]:
+        """Return the rows as they are now."""
+        return list(self._rows.values())
+
+    def close(self) -> None:
+        """Close every file."""
+        for volume in self.all():
+            volume.close()
+
+    def _put(self, volume: Volume, row: VolumeRow) -> None:
+        self._volumes[row.id] = volume
+        self._rows[row.id] = row

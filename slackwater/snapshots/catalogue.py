@@ -1,0 +1,393 @@
+"""The snapshots of one group: which there are, which is fed, how one comes and goes.
+
+Newest last, by place in this side's log; places grow through every reset of the log, so "below a
+record" means the same before and after a full sync. Only the newest snapshot below a record is fed
+(D22); an older one looks through newer ones to the volume.
+
+A snapshot comes in two steps: a row in state CREATING, then empty files and their directory synced,
+then READY. What a crash leaves CREATING was never seen by anyone and is removed. It costs the same
+at any size.
+
+A snapshot goes in any order: its row becomes DELETING, from then on it takes no more chunks; the
+chunks that its older neighbour lacks are copied there, the copies synced, and only then the row and
+the files go. Chunks that a newer record would have preserved in it are preserved in the neighbour.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from slackwater import errors
+from slackwater.clock import Clock
+from slackwater.group.database import GroupDatabase
+from slackwater.group.rows import SnapshotRow
+from slackwater.group.volume import Volume
+from slackwater.position import LogPoint
+from slackwater.snapshots.feed import Entry, Feed
+from slackwater.snapshots.overlay import CHUNK_BYTES, Overlay
+from slackwater.snapshots.reader import SnapshotVolume
+from slackwater.storage.seam import Storage
+
+MERGE_CHUNKS: Final = 32
+CREATING: Final = "CREATING"
+READY: Final = "READY"
+DELETING: Final = "DELETING"
+
+
+class Catalogue:
+    """The snapshots of one group.
+
+    The caller serialises everything that changes what is fed (`create`, `delete`) with the applier;
+    `merge_step` runs beside it. `_lock` guards the chain, which readers load as one tuple.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        directory: Path,
+        database: GroupDatabase,
+        clock: Clock,
+        volumes: Callable[[int], Volume],
+    ) -> None:
+        """Hold nothing yet; `open` finds what there is."""
+        self.reached: Callable[[], LogPoint] | None = None
+        self._storage = storage
+        self._directory = directory
+        self._database = database
+        self._clock = clock
+        self._volumes = volumes
+        self._chain: tuple[Entry, ...] = ()
+        self._lock = threading.Lock()
+        self._merge_at: dict[tuple[uuid.UUID, uuid.UUID, int], int | None] = {}
+
+    # -- opening and closing -----------------------------------------------------------------
+
+    def open(self, *, clean: bool) -> None:
+        """Open all snapshots; remove what a crash left half made or half removed.
+
+        Raises:
+            DataCorrupt: an overlay's file is gone.
+            OSError: the storage failed.
+        """
+        self._storage.make_directory(self._directory)
+        kept = []
+        for row in self._database.snapshots():
+            if row.state == CREATING:
+                self._storage.remove_tree(self._path(row))
+                self._database.remove_snapshot(row.id)
+            else:
+                kept.append(row)
+        names = {row.uid.hex for row in kept}
+        for name in self._storage.listing(self._directory):
+            if name not in names:
+                self._storage.remove_tree(self._directory / name)
+        kept.sort(key=_order)
+        self._chain = tuple(Entry(row, self._open_overlays(row, clean)) for row in kept)
+
+    def _open_overlays(self, row: SnapshotRow, clean: bool) -> dict[int, Overlay]:
+        return {
+            volume_id: Overlay.open(
+                self._storage,
+                *self._files(row, volume_id),
+                row.uid,
+                size,
+                row.chunk_bytes,
+                clean=clean,
+            )
+            for volume_id, _, size in row.volumes
+        }
+
+    def sync(self) -> None:
+        """Make every overlay durable.
+
+        Raises:
+            StorageFailed: a sync failed, which is final (D3).
+        """
+        for entry in self._chain:
+            for overlay in entry.overlays.values():
+                overlay.sync()
+
+    def close(self, *, clean: bool) -> None:
+        """Close every overlay; with `clean` their maps are sealed, so the next start scans nothing.
+
+        Raises:
+            OSError: the storage failed; the stop is not a clean one.
+        """
+        with self._lock:
+            chain, self._chain = self._chain, ()
+        for entry in chain:
+            for overlay in entry.overlays.values():
+                if clean:
+                    overlay.close_clean()
+                else:
+                    overlay.close()
+
+    # -- what there is -----------------------------------------------------------------------
+
+    def ready(self) -> list[SnapshotRow]:
+        """Return the snapshots, oldest first, without those that are going."""
+        return [entry.row for entry in self._chain if entry.row.state == READY]
+
+    def get(self, name: str) -> SnapshotRow:
+        """Return one.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return self._entry(name).row
+
+    def preserved_bytes(self, name: str) -> int:
+        """Return the bytes its overlays take."""
+        return sum(overlay.end for overlay in self._entry(name).overlays.values())
+
+    def used_volumes(self) -> frozenset[int]:
+        """Return the ids of the volumes whose bytes a snapshot needs."""
+        return frozenset(number for entry in self._chain for number in entry.overlays)
+
+    def has_work(self) -> bool:
+        """Tell whether a snapshot is going."""
+        return any(entry.row.state == DELETING for entry in self._chain)
+
+    def _entry(self, name: str) -> Entry:
+        for entry in self._chain:
+            if entry.row.name == name and entry.row.state == READY:
+                return entry
+        raise errors.NotFound("snapshot", name)
+
+    # -- feeding -----------------------------------------------------------------------------
+
+    def feed(self, offset: int) -> Feed | None:
+        """Return what takes the old bytes under records after log offset `offset` (D22)."""
+        chain = self._chain
+        newer: list[Entry] = []
+        for entry in reversed(chain):
+            if entry.row.point.offset > offset:
+                continue
+            if entry.row.state == READY:
+                return Feed(entry, newer, self._volumes)
+            newer.append(entry)
+        return None
+
+    def next_boundary(self, offset: int) -> int | None:
+        """Return the place of the first snapshot past `offset`: no batch may cross it (D22)."""
+        places = [entry.row.point.offset for entry in self._chain]
+        return min((place for place in places if place > offset), default=None)
+
+    # -- coming ------------------------------------------------------------------------------
+
+    def create(
+        self,
+        name: str,
+        point: LogPoint,
+        volumes: Sequence[Volume],
+        *,
+        message_id: str = "",
+        guard: bool = False,
+        evidence: Mapping[str, object] | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> SnapshotRow:
+        """Make a snapshot of all volumes, which stand exactly at `point`.
+
+        Raises:
+            AlreadyExists: the name is taken.
+            NoSpace: there is no room for its files; nothing is left behind.
+            OSError: the storage failed; what is left is removed at the next start.
+        """
+        if any(entry.row.name == name for entry in self._chain):
+            raise errors.AlreadyExists("snapshot", name)
+        assert not self._chain or self._chain[-1].row.point.offset <= point.offset
+        row = SnapshotRow(
+            id=0,
+            name=name,
+            uid=uuid.uuid4(),
+            point=point,
+            state=CREATING,
+            grade="crash",
+            message_id=message_id,
+            guard=guard,
+            exported=False,
+            chunk_bytes=chunk_bytes,
+            created_ns=self._clock.time_ns(),
+            volumes=tuple((volume.id, volume.name, volume.size) for volume in volumes),
+            evidence=dict(evidence or {}),
+        )
+        row = replace(row, id=self._database.add_snapshot(row))
+        try:
+            overlays = self._create_files(row)
+        except OSError:
+            with suppress(OSError):  # a leftover directory goes at the next start
+                self._storage.remove_tree(self._path(row))
+            self._database.remove_snapshot(row.id)
+            raise
+        row = replace(row, state=READY)
+        self._database.update_snapshot(row)
+        with self._lock:
+            self._chain = (*self._chain, Entry(row, overlays))
+        return row
+
+    def _create_files(self, row: SnapshotRow) -> dict[int, Overlay]:
+        directory = self._path(row)
+        self._storage.make_directory(directory)
+        overlays = {
+            volume_id: Overlay.create(
+                self._storage, *self._files(row, volume_id), row.uid, size, row.chunk_bytes
+            )
+            for volume_id, _, size in row.volumes
+        }
+        self._storage.sync_directory(directory)
+        self._storage.sync_directory(self._directory)
+        return overlays
+
+    # -- marks -------------------------------------------------------------------------------
+
+    def set_exported(self, name: str, exported: bool) -> SnapshotRow:
+        """Mark a snapshot as exported, durably, or take the mark off.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return self._update(replace(self.get(name), exported=exported))
+
+    def note(self, name: str, evidence: Mapping[str, object]) -> SnapshotRow:
+        """Add to a snapshot's evidence.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        row = self.get(name)
+        return self._update(replace(row, evidence={**row.evidence, **evidence}))
+
+    def judge(self, message_id: str, grade: str, evidence: Mapping[str, object]) -> None:
+        """Give the snapshots made at a message what its Outcome says (C17, C20)."""
+        for row in self.ready():
+            if message_id and row.message_id == message_id:
+                self._update(replace(row, grade=grade, evidence={**row.evidence, **evidence}))
+
+    def _update(self, row: SnapshotRow) -> SnapshotRow:
+        self._database.update_snapshot(row)
+        with self._lock:
+            self._chain = tuple(
+                replace(entry, row=row) if entry.row.uid == row.uid else entry
+                for entry in self._chain
+            )
+        return row
+
+    # -- going -------------------------------------------------------------------------------
+
+    def delete(self, name: str, *, guard: bool = False) -> None:
+        """Let a snapshot go; `merge_step` does the work. It is not listed any more.
+
+        Raises:
+            NotFound: there is none of that name.
+            FailedPrecondition: it is exported, or it is the guard of a running sync (D27).
+        """
+        row = self.get(name)
+        if row.exported:
+            raise errors.FailedPrecondition(
+                "SNAPSHOT_EXPORTED", f"snapshot {name!r} is exported", "Unexport it first"
+            )
+        if row.guard and not guard:
+            raise errors.FailedPrecondition(
+                "GUARD_SNAPSHOT",
+                f"snapshot {name!r} guards the last consistent state during a sync",
+                "It goes by itself when the replica is consistent again",
+            )
+        # The name is free at once; no snapshot can be given one with a tilde.
+        self._update(replace(row, state=DELETING, name=f"{row.name}~{row.id}"))
+
+    def merge_step(self) -> bool:
+        """Do one bounded piece of work for the oldest snapshot that is going.
+
+        Raises:
+            StorageFailed: a sync failed, which is final (D3).
+            OSError: no room for the copies; nothing is lost, it may be tried again.
+        """
+        chain = self._chain
+        for index, entry in enumerate(chain):
+            if entry.row.state != DELETING:
+                continue
+            older = chain[index - 1] if index else None
+            if older is not None and not self._merge_into(older, entry):
+                return True
+            self._forget(entry)
+            return True
+        return False
+
+    def _merge_into(self, older: Entry, going: Entry) -> bool:
+        """Copy some chunks; True once the older one holds all it needs, durably."""
+        for volume_id, overlay in older.overlays.items():
+            source = going.overlays.get(volume_id)
+            if source is None:
+                continue
+            key = (older.row.uid, going.row.uid, volume_id)
+            first = self._merge_at.get(key, 0)
+            if first is not None:
+                self._merge_at[key] = overlay.merge(source, first, MERGE_CHUNKS)
+                return False
+        for overlay in older.overlays.values():
+            overlay.sync()
+        return True
+
+    def _forget(self, entry: Entry) -> None:
+        self._database.remove_snapshot(entry.row.id)
+        with self._lock:
+            self._chain = tuple(other for other in self._chain if other.row.uid != entry.row.uid)
+        self._merge_at = {
+            key: at for key, at in self._merge_at.items() if entry.row.uid not in key[:2]
+        }
+        for overlay in entry.overlays.values():
+            overlay.close()
+        with suppress(OSError):  # a leftover directory goes at the next start
+            self._storage.remove_tree(self._path(entry.row))
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def open_volume(self, name: str, volume_name: str) -> SnapshotVolume:
+        """Return a reader of one volume of a snapshot.
+
+        Raises:
+            NotFound: there is no such snapshot or volume.
+            FailedPrecondition: the replica has not caught up with it after a crash (D22).
+        """
+        row = self.get(name)
+        for volume_id, of_name, size in row.volumes:
+            if of_name == volume_name:
+                self.chain(row.uid, volume_id)
+                return SnapshotVolume(
+                    self, self._volumes(volume_id), row.uid, volume_id, size, row.chunk_bytes
+                )
+        raise errors.NotFound(f"volume in snapshot {name!r}", volume_name)
+
+    def chain(self, snapshot_uid: uuid.UUID, volume_id: int) -> list[Overlay]:
+        """Return the overlays a reader looks at, in order; see `reader.View`."""
+        chain = self._chain
+        for index, entry in enumerate(chain):
+            if entry.row.uid == snapshot_uid and entry.row.state == READY:
+                break
+        else:
+            raise errors.NotFound("snapshot", str(snapshot_uid))
+        assert self.reached is not None, "the applier is set before anything is read"
+        if entry.row.point.offset > self.reached().offset:
+            raise errors.FailedPrecondition(
+                "SNAPSHOT_NOT_REACHED",
+                f"the replica is recovering and not yet at snapshot {entry.row.name!r}",
+                "Try again when recovery is done",
+            )
+        return [newer.overlays[volume_id] for newer in chain[index:] if volume_id in newer.overlays]
+
+    # -- places ------------------------------------------------------------------------------
+
+    def _path(self, row: SnapshotRow) -> Path:
+        return self._directory / row.uid.hex
+
+    def _files(self, row: SnapshotRow, volume_id: int) -> tuple[Path, Path]:
+        directory = self._path(row)
+        return directory / f"{volume_id}.overlay", directory / f"{volume_id}.map"
+
+
+def _order(row: SnapshotRow) -> tuple[int, int]:
+    return row.point.offset, row.id
