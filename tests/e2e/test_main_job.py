@@ -1,12 +1,7 @@
 """The product's main job, in small, with real processes and the prefix oracle."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from demo.sites import REPOSITORY
 from slackwater.v1 import common_pb2, primary_pb2, resources_pb2
 from tests.support.oracle import Journal
 from tests.support.oracle_cycle import (
@@ -110,18 +105,3 @@ def test_frozen_survives_a_restart_of_the_secondary(cluster: Cluster) -> None:
         cluster.unfreeze(point.message.name)
     cluster.wait_no_lag()
     assert live_images(cluster) == live_images(cluster, "primary")
-
-
-def test_reduced_demo_needs_no_root_and_ends_well() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "demo", "--reduced"],
-        cwd=REPOSITORY,
-        env={**os.environ, "CI": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "R E D U C E D" in done.stdout
-    assert "All of it held" in done.stdout
