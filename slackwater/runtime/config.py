@@ -1,0 +1,271 @@
+"""Configuration of the services: flags over environment over file over defaults.
+
+Each setting is a field of the model; its flag is `--log-bytes`, its environment variable
+`SLACKWATER_LOG_BYTES`, its key in the TOML file `log_bytes`. What is wrong is refused before
+anything starts, with every name under which the setting can be given.
+"""
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, ByteSize, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from slackwater.runtime.tls import TlsFiles
+
+ENVIRONMENT_PREFIX = "SLACKWATER_"
+_MIB = 1 << 20
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port`; an IPv6 host stands in brackets.
+
+    Raises:
+        ValueError: It does not have that form.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not host:port, for example 127.0.0.1:7460")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{address!r}: write an IPv6 host in brackets, for example [::1]:7460")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach `address`."""
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+LogBytes = Annotated[ByteSize, Field(ge=64 * _MIB)]
+Percent = Annotated[int, Field(ge=1, le=99)]
+
+
+class BaseServiceConfig(BaseSettings):
+    """What every service is told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, validate_default=True
+    )
+
+    data_dir: Path = Field(description="directory of this service's state")
+    listen: Address = Field("127.0.0.1:0", description="host:port of the gRPC service")
+    health_listen: Address = Field("127.0.0.1:0", description="host:port of plaintext gRPC health")
+    metrics_listen: Address = Field("127.0.0.1:0", description="host:port of /metrics")
+    endpoints_file: Path | None = Field(
+        None, description="file that gets the bound addresses as JSON"
+    )
+    config: Path | None = Field(None, description="TOML file with settings")
+    insecure: bool = Field(False, description="allow plaintext beyond loopback")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain of this service")
+    tls_key: Path | None = Field(None, description="PEM key of the certificate")
+    tls_ca: Path | None = Field(None, description="PEM authorities whose peers are trusted")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severity that is logged"
+    )
+    log_format: Literal["json", "text"] = Field("json", description="form of the log")
+    grace_seconds: Seconds = Field(20.0, description="time that draining may take after SIGTERM")
+    max_calls: int = Field(256, ge=1, description="gRPC calls served at the same time")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file that either of them names."""
+        del dotenv_settings, file_secret_settings
+        named = init_settings().get("config") or env_settings().get("config")
+        if named is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(named))
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The TLS files, or None for plaintext."""
+        if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
+
+    def guarded_addresses(self) -> dict[str, str]:
+        """Addresses, by setting, that must not be plaintext beyond loopback."""
+        return {"listen": self.listen}
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        given = [self.tls_cert, self.tls_key, self.tls_ca]
+        if any(given) and not all(given):
+            raise ValueError("--tls-cert, --tls-key and --tls-ca belong together; give all three")
+        return self
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if self.tls is not None or self.insecure:
+            return self
+        for name, address in self.guarded_addresses().items():
+            if not is_loopback(address):
+                raise ValueError(
+                    f"{_flag(name)} {address} is open to other machines without TLS; give"
+                    " --tls-cert, --tls-key and --tls-ca, or --insecure if the network is trusted"
+                )
+        return self
+
+
+class _StorageServiceConfig(BaseServiceConfig):
+    """What the two services that hold groups are told."""
+
+    nbd_listen: Address = Field("127.0.0.1:0", description="host:port of NBD")
+    nbd_socket: Path | None = Field(None, description="unix socket of NBD")
+    nbd_connections: int = Field(64, ge=1, description="NBD clients at the same time")
+    log_bytes: LogBytes = Field(
+        ByteSize(1024 * _MIB), description="log of a new group, if its creator names no size"
+    )
+    segment_bytes: ByteSize = Field(
+        ByteSize(64 * _MIB), ge=4 * _MIB + 4096, le=256 * _MIB, description="one file of a new log"
+    )
+    checkpoint_seconds: Seconds = Field(
+        5.0, description="volumes are synced at least this often while written"
+    )
+
+    def guarded_addresses(self) -> dict[str, str]:
+        """NBD carries the data itself."""
+        return {**super().guarded_addresses(), "nbd_listen": self.nbd_listen}
+
+    @model_validator(mode="after")
+    def _check_segments(self) -> Self:
+        if self.segment_bytes * 8 > self.log_bytes:
+            raise ValueError(
+                f"segment_bytes {self.segment_bytes} is more than an eighth of log_bytes"
+                f" {self.log_bytes}; give a smaller --segment-bytes or a larger --log-bytes"
+            )
+        return self
+
+
+class PrimaryConfig(_StorageServiceConfig):
+    """Settings of `slackwater-primary`."""
+
+    listen: Address = Field("127.0.0.1:7460", description="host:port of the gRPC service")
+    health_listen: Address = Field(
+        "127.0.0.1:7480", description="host:port of plaintext gRPC health"
+    )
+    metrics_listen: Address = Field("127.0.0.1:9460", description="host:port of /metrics")
+    nbd_listen: Address = Field("127.0.0.1:10809", description="host:port of NBD")
+    sender_processes: int = Field(1, ge=1, le=16, description="processes that carry the links")
+    window_bytes: ByteSize = Field(
+        ByteSize(16 * _MIB), ge=4 * _MIB, le=64 * _MIB, description="sent and not yet acked, a link"
+    )
+    fence_seconds: Seconds = Field(10.0, description="longest a fenced message may hold writers")
+
+
+class SecondaryConfig(_StorageServiceConfig):
+    """Settings of `slackwater-secondary`."""
+
+    listen: Address = Field("127.0.0.1:7461", description="host:port of the gRPC service")
+    health_listen: Address = Field(
+        "127.0.0.1:7481", description="host:port of plaintext gRPC health"
+    )
+    metrics_listen: Address = Field("127.0.0.1:9461", description="host:port of /metrics")
+    nbd_listen: Address = Field("127.0.0.1:10810", description="host:port of NBD")
+    freeze_log_limit: Percent = Field(
+        80, description="percent of the log in use at which a freeze ends by itself"
+    )
+    chunk_bytes: ByteSize = Field(
+        ByteSize(64 << 10), ge=4096, le=4 * _MIB, description="unit of a snapshot's copies"
+    )
+
+
+class SnapshotConfig(BaseServiceConfig):
+    """Settings of `slackwater-snapshot`."""
+
+    listen: Address = Field("127.0.0.1:7462", description="host:port of the gRPC service")
+    health_listen: Address = Field(
+        "127.0.0.1:7482", description="host:port of plaintext gRPC health"
+    )
+    metrics_listen: Address = Field("127.0.0.1:9462", description="host:port of /metrics")
+    primary: Address = Field("127.0.0.1:7460", description="host:port of the Primary")
+    secondary: Address = Field("127.0.0.1:7461", description="host:port of the Secondary")
+
+
+Config = TypeVar("Config", bound=BaseServiceConfig)
+
+
+def parse_arguments(
+    model: type[Config], argv: Sequence[str], program: str = "slackwater"
+) -> Config:
+    """Read flags, environment and file into `model`.
+
+    Raises:
+        SystemExit: with status 2 and a sentence on standard error that names the setting, or 0
+            after --help.
+    """
+    parser = _parser(model, program)
+    flags = vars(parser.parse_args(argv))
+    try:
+        return model(**flags)
+    except ValidationError as error:
+        parser.error("; ".join(_problem(model, row) for row in error.errors()))
+    except (OSError, ValueError) as error:  # the file: not there, or no TOML
+        named = flags.get("config") or os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+        parser.error(f"--config {named}: {error}")
+
+
+def _parser(model: type[Config], program: str) -> argparse.ArgumentParser:
+    """A flag for each field; what is not given is absent, so that it does not hide the others."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=model.__doc__,
+        epilog=f"Each flag may also be given as {ENVIRONMENT_PREFIX}<FLAG> or in the --config file;"
+        " flags win over the environment, that over the file.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, field in model.model_fields.items():
+        default = "" if field.is_required() or field.default is None else f" [{field.default}]"
+        text = f"{field.description}{default}".replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(
+                _flag(name), action=argparse.BooleanOptionalAction, dest=name, help=text
+            )
+        else:
+            parser.add_argument(_flag(name), dest=name, metavar="VALUE", help=text)
+    return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _problem(model: type[BaseServiceConfig], row: Any) -> str:
+    """One sentence about a setting that is wrong."""
+    problem = str(row["msg"]).removeprefix("Value error, ")
+    if not row["loc"]:
+        return problem
+    name = str(row["loc"][0])
+    if name not in model.model_fields:
+        return f"{name}: there is no such setting; see --help"
+    sources = f"{_flag(name)} ({ENVIRONMENT_PREFIX}{name.upper()}, or {name} in the --config file)"
+    if row["type"] == "missing":
+        return f"{sources} is required"
+    return f"{sources}: {problem}"
