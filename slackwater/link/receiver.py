@@ -70,10 +70,11 @@ class LinkReceiver:
         log_room_bytes: Bytes of records the log can take now; the shell keeps it up to date.
     """
 
-    def __init__(self, kinds: frozenset[int] = record.KNOWN_KINDS) -> None:
+    def __init__(self, now: float, kinds: frozenset[int] = record.KNOWN_KINDS) -> None:
         """Wait for Hello.
 
         Args:
+            now: The monotonic time at which the stream was opened.
             kinds: Field numbers of the record bodies known here.
         """
         self.hello: HelloInfo | None = None
@@ -85,7 +86,7 @@ class LinkReceiver:
         self._next_sequence = 1
         self._starting: StartSync | None = None
         self._failed = False
-        self._heard_at = self._acked_at = self._now = 0.0
+        self._heard_at = self._acked_at = self._now = now
         self._actions: list[ReceiverAction] = []
 
     def actions(self) -> list[ReceiverAction]:

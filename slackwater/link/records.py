@@ -126,7 +126,8 @@ class RecordSender:
             return
         if moved:
             self._corrupt_rejects = 0
-        if moved or ack.log_used_bytes < ack.log_capacity_bytes:
+        room = ack.log_capacity_bytes - ack.log_used_bytes
+        if room >= min(self._link.settings.slice_bytes, ack.log_capacity_bytes // 8):
             self._blocked = False
         self.note_acked()
         self.pump()
