@@ -172,6 +172,12 @@ class Log:
         return self._pool.oldest * self._capacity
 
     @property
+    def oldest_lsn(self) -> int:
+        """The lowest lsn whose position the log can tell: that before its oldest record."""
+        headers = self._pool.kept()
+        return headers[min(headers)].before.lsn
+
+    @property
     def capacity_bytes(self) -> int:
         """Bytes of records the log can hold."""
         return self.settings.capacity_bytes

@@ -63,7 +63,10 @@ class GroupMarks(_Slot):
     failed = _Word(3)
     """Not zero once the group has failed: nothing more is sent (D3)."""
     durable_lsn = _Word(4)
-    """The lsn at `durable_offset`; stored after it, so it may lag behind."""
+    """The lsn at `durable_offset`; stored after it, so it may lag behind, and before any volume is
+    written with what became durable."""
+    sleepers = _Word(5)
+    """Not zero while a sender sleeps and wants to be woken by the next durable record."""
 
 
 class LinkMarks(_Slot):

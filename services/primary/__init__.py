@@ -1,0 +1,1 @@
+"""The primary service: volumes over NBD, the log, the links."""

@@ -1,0 +1,287 @@
+"""A link, as the primary service's main process keeps it: its rows, and what the log owes it."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.primary.sender import control
+from services.primary.senders import SenderProcess
+from slackwater.group.opening import OpenGroup
+from slackwater.group.rows import LinkRow, VerdictRow
+from slackwater.link.actions import LinkState
+from slackwater.log.marks import GroupMarks, LinkMarks
+from slackwater.position import LogPoint, Position
+from slackwater.v1 import common_pb2, replication_pb2
+
+ACKED_STORE_SECONDS = 1.0
+"""The acked position in group.db may be this old: it is a floor, and only grows (D16)."""
+
+
+@dataclass
+class LinkStatus:
+    """What the sender last said."""
+
+    state: str
+    reason: str
+    replica_state: int = 0
+    secondary_log: tuple[int, int] = (0, 0)
+    diverged: Position | None = None
+    lag_seconds: float = 0.0
+    connected: bool = False
+    heard_at: float = field(default_factory=time.monotonic)
+
+
+class PrimaryLink:
+    """One link of an open group."""
+
+    def __init__(
+        self,
+        group: OpenGroup,
+        row: LinkRow,
+        group_marks: GroupMarks,
+        marks: LinkMarks,
+        sender: SenderProcess,
+        window_bytes: int,
+        event: Callable[[str, str, str], None],
+    ) -> None:
+        """Keep a link whose row is in group.db.
+
+        Args:
+            group: the open group.
+            row: the link's row.
+            group_marks: the group's slot in the shared page.
+            marks: the link's slot.
+            sender: the process that carries it.
+            window_bytes: bytes of log in flight, at most.
+            event: told (link, kind, text) of what operators want to know.
+        """
+        self.name = row.name
+        self.key = f"{group.identity.name}/{row.name}"
+        self.endpoint = row.endpoint
+        self.paused = row.paused
+        self.status = LinkStatus(row.state, row.reason)
+        self.marks = marks
+        self.sender = sender
+        self._group = group
+        self._group_marks = group_marks
+        self._window_bytes = window_bytes
+        self._event = event
+        self._lock = threading.Lock()
+        self._dirty = row.dirty
+        self._generation = 0
+        # Without an acked position nothing is known of the Secondary: all that is held may be needed.
+        self._hold = row.acked.offset if row.acked is not None else group.writer.log.oldest
+        self._acked_at = 0.0
+        self._verdicts: Callable[[str], None] = lambda _message_id: None
+        marks.acked_offset = self._hold
+        marks.acked_lsn = row.acked.position.lsn if row.acked is not None else 0
+
+    def on_verdict(self, told: Callable[[str], None]) -> None:
+        """Have `told` called with the message's id after each verdict."""
+        self._verdicts = told
+
+    # -- what the log owes the link -----------------------------------------------------------
+
+    @property
+    def floor(self) -> int | None:
+        """The log is kept from here for the link; None: it is not (DIRTY)."""
+        with self._lock:
+            if self._dirty:
+                return None
+            return max(self._hold, self.marks.acked_offset)
+
+    @property
+    def is_dirty(self) -> bool:
+        """Tell whether the log has let go of the link."""
+        return self._dirty
+
+    def let_go(self, reason: str) -> None:
+        """Make the link DIRTY, durably, so that the log may be trimmed past it (D26)."""
+        with self._lock:
+            if self._dirty:
+                return
+            row = self._row()
+            self._group.writer.database.store_link(
+                self.name,
+                state=row.state if _stands_still(row.state) else LinkState.DIRTY.value,
+                reason=reason,
+                dirty=True,
+                sync_id=row.sync_id,
+                discard=row.discard,
+                forget_acked=False,
+            )
+            self._dirty = True
+            self._generation += 1
+            generation = self._generation
+        self.sender.tell(
+            {"do": "overflow", "key": self.key, "reason": reason, "generation": generation}
+        )
+        self._event(self.name, "LINK_DIRTY", reason)
+
+    def _row(self) -> LinkRow:
+        return self._group.writer.database.link(self.name)
+
+    # -- what the sender needs ----------------------------------------------------------------
+
+    def specification(self) -> control.Message:
+        """Return what the sender must know to carry the link."""
+        row = self._row()
+        settings = self._group.settings
+        identity = self._group.identity
+        return {
+            "key": self.key,
+            "endpoint": self.endpoint,
+            "group_slot": self._group_marks.index,
+            "link_slot": self.marks.index,
+            "window_bytes": self._window_bytes,
+            "identity": {
+                "uid": identity.uid.bytes.hex(),
+                "group": identity.name,
+                "link": self.name,
+                "epoch": identity.epoch,
+                "log_bytes": settings.log.log_bytes,
+            },
+            "row": {
+                "state": row.state,
+                "reason": row.reason,
+                "dirty": row.dirty,
+                "sync_id": row.sync_id,
+                "acked": None if row.acked is None else control.position_json(row.acked.position),
+                "discard": row.discard,
+            },
+            "log": {"directory": str(self._group.directory.log), **settings.as_json()},
+            "volumes": self.volumes(),
+        }
+
+    def volumes(self) -> list[dict[str, Any]]:
+        """Return the group's active volumes as the sender knows them."""
+        return [
+            {
+                "id": row.id,
+                "name": row.name,
+                "size": row.size,
+                "path": str(self._group.directory.volume(row.path)),
+                "lsn": row.lsn,
+            }
+            for row in self._group.writer.database.volumes()
+            if row.state == "ACTIVE"
+        ]
+
+    def volumes_changed(self) -> None:
+        """Tell the sender the volumes as they are now."""
+        self.sender.tell({"do": "volumes", "key": self.key, "volumes": self.volumes()})
+
+    def handle(self, message: control.Message) -> control.Message | None:
+        """Take an event of the sender, or answer its question; see `senders.CarriedLink`."""
+        if "ask" in message:
+            return self._answer(message)
+        if message["event"] == "status":
+            self._note_status(message)
+            return None
+        return self._take_verdict(message)
+
+    def _answer(self, message: control.Message) -> control.Message:
+        writer = self._group.writer
+        what = message["what"]
+        if what == "durable":
+            return {"point": control.point_json(writer.log.durable), "volumes": self.volumes()}
+        if what == "find":
+            position = control.json_position(message["position"])
+            oldest_lsn = writer.log.oldest_lsn
+            found = writer.log.find(position)
+            point = None if found is None else control.point_json(found)
+            return {"point": point, "oldest_lsn": oldest_lsn}
+        if what == "sync_point":
+            with self._lock:
+                point_now = writer.committer.in_volumes
+                # Held from now on, before the sender is told, so that it is not trimmed meanwhile.
+                self._hold = point_now.offset
+                self.marks.acked_offset = point_now.offset
+                self._dirty = False
+            return {"point": control.point_json(point_now), "volumes": self.volumes()}
+        return self._store(message)
+
+    def _store(self, message: control.Message) -> control.Message:
+        with self._lock:
+            # The log may have let go of the link while this was on its way: that stands.
+            stale = message["generation"] < self._generation
+            dirty = message["dirty"] or (stale and self._dirty)
+            self._group.writer.database.store_link(
+                self.name,
+                state=message["state"],
+                reason=message["reason"],
+                dirty=dirty,
+                sync_id=message["sync_id"],
+                discard=message["discard"],
+                forget_acked=message["forget_acked"],
+            )
+            self._dirty = dirty
+            if message["sync_point"] is not None:
+                self._hold = control.json_point(message["sync_point"]).offset
+        if message["state"] != self.status.state:
+            self._event(self.name, "LINK_STATE_CHANGED", f"{message['state']} {message['reason']}")
+        return {}
+
+    def _note_status(self, message: control.Message) -> None:
+        before = self.status.state
+        diverged = message["diverged"]
+        self.status = LinkStatus(
+            message["state"],
+            message["reason"],
+            message["replica_state"],
+            (message["secondary_log"][0], message["secondary_log"][1]),
+            None if diverged is None else control.json_position(diverged),
+            message["lag_seconds"],
+            message["connected"],
+        )
+        if self.status.state != before:
+            self._event(
+                self.name, "LINK_STATE_CHANGED", f"{self.status.state} {self.status.reason}"
+            )
+        now = time.monotonic()
+        if message["acked"] is not None and now - self._acked_at >= ACKED_STORE_SECONDS:
+            self._acked_at = now
+            point = LogPoint(message["acked_offset"], control.json_position(message["acked"]))
+            if not self._dirty and point.offset:
+                self._group.writer.database.set_link_acked(self.name, point)
+
+    def _take_verdict(self, message: control.Message) -> control.Message:
+        report = replication_pb2.VerdictReport.FromString(bytes.fromhex(message["report"]))
+        verdict = verdict_row(self.name, report)
+        self._group.writer.database.add_verdict(verdict)
+        self._verdicts(verdict.message_id)
+        return {"do": "verdict_stored", "key": self.key, "sequence": report.sequence}
+
+    # -- the operator -------------------------------------------------------------------------
+
+    def operate(self, operation: str, **arguments: Any) -> None:
+        """Pass an operator's wish on: pause, retry, discard or endpoint."""
+        self.sender.tell({"do": operation, "key": self.key, **arguments})
+
+
+def _stands_still(state: str) -> bool:
+    return state in {
+        LinkState.PAUSED.value,
+        LinkState.DIVERGED.value,
+        LinkState.FAILED.value,
+        LinkState.DETACHED.value,
+    }
+
+
+def verdict_row(link: str, report: replication_pb2.VerdictReport) -> VerdictRow:
+    """Return the row of a verdict that came back on a link."""
+    name = common_pb2.VerdictState.Name(report.state).removeprefix("VERDICT_STATE_")
+    return VerdictRow(
+        sequence=0,
+        message_id=report.message_id,
+        link=link,
+        source=report.sequence,
+        lsn=report.lsn,
+        state=name,
+        detail={"detail": report.detail.SerializeToString().hex()},
+        time_ns=time.time_ns(),
+        final=report.state >= common_pb2.VERDICT_STATE_UNFROZEN,
+        confirmed=True,
+    )

@@ -1,0 +1,88 @@
+"""The control channel between the primary service and a sender: JSON messages over a socket pair.
+
+SOCK_SEQPACKET keeps messages apart. A message with ``ask`` wants an answer with the same number in
+``answer``. Bytes travel in hex: nothing here is on the data path.
+"""
+
+import json
+import select
+import socket
+import threading
+import uuid
+from typing import Any, Final
+
+from slackwater.position import LogPoint, Position
+
+MAX_BYTES: Final = 1 << 20
+Message = dict[str, Any]
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a new channel."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_BYTES)
+    return ends
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as it travels."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    assert len(data) <= MAX_BYTES, "control messages are small"
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """Return a message that travelled."""
+    message = json.loads(data)
+    assert isinstance(message, dict)
+    return message
+
+
+class Sending:
+    """The sending half of a channel, for many threads."""
+
+    def __init__(self, end: socket.socket) -> None:
+        """Use one end."""
+        self._end = end
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> bool:
+        """Send a message; False if the other side is gone."""
+        data = encode(message)
+        with self._lock:
+            while True:
+                try:
+                    self._end.sendall(data)
+                except BlockingIOError:
+                    select.select((), (self._end,), ())
+                except OSError:
+                    return False
+                else:
+                    return True
+
+
+def point_json(point: LogPoint) -> list[int]:
+    """Return a log point as it travels."""
+    position = point.position
+    return [point.offset, position.epoch, position.lsn, position.chain]
+
+
+def json_point(value: list[int]) -> LogPoint:
+    """Return a log point that travelled."""
+    return LogPoint(value[0], Position(value[1], value[2], value[3]))
+
+
+def position_json(position: Position) -> list[int]:
+    """Return a position as it travels."""
+    return [position.epoch, position.lsn, position.chain]
+
+
+def json_position(value: list[int]) -> Position:
+    """Return a position that travelled."""
+    return Position(value[0], value[1], value[2])
+
+
+def new_id() -> bytes:
+    """Return 16 random bytes."""
+    return uuid.uuid4().bytes
