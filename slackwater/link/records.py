@@ -80,7 +80,7 @@ class RecordSender:
         if link.sync.is_running:
             # Past half of the log records go first: the log must not overflow for a sync.
             pressed = self.durable_offset - window.acked.offset > link.identity.log_bytes // 2
-            if not (pressed and records_wait) and link.sync.take_turn(records_wait):
+            if not (pressed and behind > 0) and link.sync.take_turn(records_wait):
                 return
         elif behind > 2 * link.settings.window_bytes and link.state is LinkState.STREAMING:
             link.become_catching_up()

@@ -325,6 +325,8 @@ class LinkPair:
         while self.receiver is not None and (actions := self.receiver.actions()):
             for action in actions:
                 busy = True
+                if self.receiver is None:
+                    break
                 match action:
                     case ract.OpenReplica():
                         s.region_sequence = 0
@@ -360,8 +362,6 @@ class LinkPair:
                         self.cut()
                     case _:
                         pass
-                if self.receiver is None:
-                    break
         return busy
 
     def _respond(self, response: replication_pb2.ReplicateResponse) -> None:

@@ -17,16 +17,32 @@ EVERY = [
     (errors.NotFound("group", "g"), "NOT_FOUND", "there is no group 'g'"),
     (errors.AlreadyExists("group", "g"), "ALREADY_EXISTS", "group 'g' exists already"),
     (errors.FailedPrecondition("IS_FROZEN", "it is frozen"), "IS_FROZEN", "it is frozen"),
-    (errors.OutOfOrder(OURS, Position(1, 9, 0)), "GAP", "records must continue at 1/5, these follow 1/9"),
+    (
+        errors.OutOfOrder(OURS, Position(1, 9, 0)),
+        "GAP",
+        "records must continue at 1/5, these follow 1/9",
+    ),
     (errors.Fenced(3, 2), "FENCED", "epoch 2 is fenced by epoch 3"),
     (errors.NoSpace("the log"), "NO_SPACE", "no space in the log"),
-    (errors.LogCorrupt("1.seg", 4096, "bad"), "LOG_CORRUPT", "log segment 1.seg is corrupt at byte 4096: bad"),
+    (
+        errors.LogCorrupt("1.seg", 4096, "bad"),
+        "LOG_CORRUPT",
+        "log segment 1.seg is corrupt at byte 4096: bad",
+    ),
     (errors.DataCorrupt("overlay", "bad"), "DATA_CORRUPT", "overlay is corrupt: bad"),
-    (errors.StorageFailed("a/b", "sync", errno.EIO), "STORAGE_FAILED", "sync of a/b failed: Input/output error"),
-    (errors.DeadlineExceeded("the fence", 1.5), "DEADLINE_EXCEEDED", "the fence took longer than 1.5 s"),
+    (
+        errors.StorageFailed("a/b", "sync", errno.EIO),
+        "STORAGE_FAILED",
+        "sync of a/b failed: Input/output error",
+    ),
+    (
+        errors.DeadlineExceeded("the fence", 1.5),
+        "DEADLINE_EXCEEDED",
+        "the fence took longer than 1.5 s",
+    ),
     (errors.Unavailable("group 'g'"), "UNAVAILABLE", "group 'g' is not available"),
     (errors.PermissionDenied("Promote"), "PERMISSION_DENIED", "not permitted: Promote"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

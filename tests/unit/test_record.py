@@ -301,7 +301,7 @@ class TestParse:
     @settings(max_examples=100, deadline=None)
     def test_any_write_reads_back(self, length: int, offset: int, synced: int | None) -> None:
         payload = b"\x12" * length
-        head, chain = record.write_head(9, 1, 2, 3, synced, 4, offset, payload)
+        head, _ = record.write_head(9, 1, 2, 3, synced, 4, offset, payload)
         view = record.parse(head + payload, 0, len(head) + length)
         assert view is not None
         assert (view.offset, view.synced_lsn, view.length) == (offset, synced, length)

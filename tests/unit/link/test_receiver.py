@@ -197,7 +197,7 @@ class TestSync:
 
     def regions(self, receiver: LinkReceiver, sequence: int, **region: object) -> None:
         message = replication_pb2.SyncRegions(sync_id=SYNC, sequence=sequence)
-        message.regions.add(**{"volume": 1, "length": 4, "data": b"data", **region})  # type: ignore[arg-type]
+        message.regions.add(**{"volume": 1, "length": 4, "data": b"data", **region})
         receiver.receive(Request(sync_regions=message).SerializeToString())
 
     def test_sync_starts_the_log_over_and_the_ack_names_it(self) -> None:
