@@ -198,6 +198,9 @@ class LinkPair:
                 return
         raise AssertionError("the link never comes to rest")
 
+    def is_open(self) -> bool:
+        return self.receiver is not None
+
     def cut(self) -> None:
         self.requests.clear()
         self.receiver = None
@@ -325,7 +328,7 @@ class LinkPair:
         while self.receiver is not None and (actions := self.receiver.actions()):
             for action in actions:
                 busy = True
-                if self.receiver is None:
+                if not self.is_open():
                     break
                 match action:
                     case ract.OpenReplica():
