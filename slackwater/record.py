@@ -24,6 +24,11 @@ from crc32c import crc32c
 from google.protobuf.message import DecodeError, Message
 
 from slackwater import errors
+from slackwater.padding import MIN_PADDING as MIN_PADDING
+from slackwater.padding import PADDING_TAG
+from slackwater.padding import pad as pad
+from slackwater.padding import pad_head as pad_head
+from slackwater.padding import parse_padding as parse_padding
 from slackwater.position import Position
 from slackwater.v1 import record_pb2
 
@@ -54,11 +59,7 @@ MAX_PAYLOAD: Final = 1 << 20
 MAX_BODY: Final = MAX_PAYLOAD + 4096
 """Bytes of any record's body, at most, so that one record always fits an Append."""
 
-MIN_PADDING: Final = 8
-
 _RECORD_TAG: Final = 0x12
-_PADDING_TAG: Final = 0x1A
-_PADDING_HEAD: Final = 5
 _CHAIN_FIELD: Final = 5
 _WRITE_FIXED: Final = 15  # volume and offset with their tags, and the payload's tag
 _ZERO_BYTES: Final = 23
@@ -184,7 +185,7 @@ def frame(
     return head + rest, chain
 
 
-def parse(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one line of checks, no calls: the hot path
+def parse(  # noqa: C901, PLR0915 - one line of checks, no calls: the hot path
     buffer: Buffer, start: int, end: int
 ) -> RecordView | None:
     """Return the record that begins at `start` and lies whole below `end`, or None.
@@ -338,7 +339,7 @@ def _why(buffer: memoryview, at: int, end: int) -> str:
     """Say why a scan stopped at `at`."""
     if at >= end:
         return "end"
-    if buffer[at] == _PADDING_TAG:
+    if buffer[at] == PADDING_TAG:
         return "padding"
     if buffer[at] != _RECORD_TAG:
         return "break"
@@ -373,41 +374,6 @@ def body(buffer: Buffer, view: RecordView) -> Message:
     except DecodeError as error:
         raise errors.DataCorrupt(f"record {view.epoch}/{view.lsn}", str(error)) from error
     return message
-
-
-def pad_head(length: int) -> bytes:
-    """Return the first bytes of a padding field of `length` bytes; the rest must be zeroes.
-
-    The length varint always has four bytes, so that any length from `MIN_PADDING` fits.
-    """
-    assert MIN_PADDING <= length <= 1 << 28, "a padding field has 8 bytes to 256 MiB"
-    size = length - _PADDING_HEAD
-    return bytes(
-        (
-            _PADDING_TAG,
-            size & 0x7F | 0x80,
-            size >> 7 & 0x7F | 0x80,
-            size >> 14 & 0x7F | 0x80,
-            size >> 21,
-        )
-    )
-
-
-def pad(length: int) -> bytes:
-    """Return a whole padding field of `length` bytes."""
-    return pad_head(length) + bytes(length - _PADDING_HEAD)
-
-
-def parse_padding(buffer: Buffer, start: int, end: int) -> int | None:
-    """Return where the padding field that begins at `start` ends, or None if none lies there."""
-    if start + MIN_PADDING > end or buffer[start] != _PADDING_TAG:
-        return None
-    low, middle, high, top = buffer[start + 1 : start + _PADDING_HEAD]
-    if not (low & middle & high & 0x80) or top > 0x7F:
-        return None
-    size = low & 0x7F | (middle & 0x7F) << 7 | (high & 0x7F) << 14 | top << 21
-    padding_end = start + _PADDING_HEAD + size
-    return padding_end if padding_end <= end else None
 
 
 def _body_tag(kind: int) -> bytes:
