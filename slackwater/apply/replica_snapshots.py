@@ -17,7 +17,6 @@ from slackwater.ibc.messages import Message
 from slackwater.names import check_label
 from slackwater.position import LogPoint
 from slackwater.snapshots.catalogue import Catalogue
-from slackwater.snapshots.overlay import CHUNK_BYTES
 from slackwater.snapshots.reader import SnapshotVolume
 
 MIN_CHUNK_BYTES: Final = 4 << 10
@@ -81,14 +80,16 @@ class ReplicaSnapshots:
         Raises:
             InvalidRequest: the name is no DNS label, or the chunk size is no good.
             AlreadyExists: the name is taken.
-            FailedPrecondition: the replica recovers, is inconsistent, or does not stand there.
+            FailedPrecondition: the replica recovers, is inconsistent, or does not stand there, or
+                the group's other snapshots have another chunk size.
             Unavailable: a record is applied in part and cannot be finished now.
             NoSpace: there is no room.
             GroupFailed: the replica has failed.
         """
         check_label("snapshot_id", name)
-        chunk_bytes = chunk_bytes or CHUNK_BYTES
-        if not MIN_CHUNK_BYTES <= chunk_bytes <= MAX_CHUNK_BYTES or chunk_bytes & chunk_bytes - 1:
+        if chunk_bytes and (
+            not MIN_CHUNK_BYTES <= chunk_bytes <= MAX_CHUNK_BYTES or chunk_bytes & chunk_bytes - 1
+        ):
             raise errors.InvalidRequest(
                 "chunk_bytes", f"{chunk_bytes} is not a power of two from 4 KiB to 1 MiB"
             )
@@ -161,7 +162,7 @@ class ReplicaSnapshots:
         point: LogPoint,
         message_id: str,
         evidence: dict[str, object],
-        chunk_bytes: int = CHUNK_BYTES,
+        chunk_bytes: int,
     ) -> SnapshotRow:
         try:
             return self.catalogue.create(

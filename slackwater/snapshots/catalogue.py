@@ -188,18 +188,23 @@ class Catalogue:
         message_id: str = "",
         guard: bool = False,
         evidence: Mapping[str, object] | None = None,
-        chunk_bytes: int = CHUNK_BYTES,
+        chunk_bytes: int = 0,
     ) -> SnapshotRow:
         """Make a snapshot of all volumes, which stand exactly at `point`.
 
+        Snapshots look through each other chunk by chunk, so those of a group have one chunk size
+        as long as there is any; 0 asks for that, or for 64 KiB.
+
         Raises:
             AlreadyExists: the name is taken.
+            FailedPrecondition: the other snapshots have another chunk size.
             NoSpace: there is no room for its files; nothing is left behind.
             OSError: the storage failed; what is left is removed at the next start.
         """
         if any(entry.row.name == name for entry in self._chain):
             raise errors.AlreadyExists("snapshot", name)
         assert not self._chain or self._chain[-1].row.point.offset <= point.offset
+        chunk_bytes = self._chunk_bytes(chunk_bytes)
         row = SnapshotRow(
             id=0,
             name=name,
@@ -228,6 +233,16 @@ class Catalogue:
         with self._lock:
             self._chain = (*self._chain, Entry(row, overlays))
         return row
+
+    def _chunk_bytes(self, wanted: int) -> int:
+        held = self._chain[-1].row.chunk_bytes if self._chain else 0
+        if wanted and held and wanted != held:
+            raise errors.FailedPrecondition(
+                "CHUNK_BYTES",
+                f"the group's snapshots have chunks of {held} bytes, not {wanted}",
+                "Leave the chunk size out, or delete the other snapshots first",
+            )
+        return wanted or held or CHUNK_BYTES
 
     def _create_files(self, row: SnapshotRow) -> dict[int, Overlay]:
         directory = self._path(row)

@@ -1,0 +1,227 @@
+"""A replica crashed at every storage call of applying, snapshots, messages and syncs, then again.
+
+What must be so after every reopening (the numbers are cited by docs/failure-model.md):
+
+* a1: the volumes equal the log's prefix at `applied`, once recovery is over.
+* a2: applied <= durable; what was reported durable still is.
+* a4: a snapshot that was made, and was not deleted, shows exactly the prefix at its position.
+* a5: what the replica does itself at a message happened once.
+* a6: a frozen replica stands at its message, and nothing after it is in a volume.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from slackwater import errors
+from slackwater.apply.regions import Cursor, Region
+from slackwater.apply.replica import Replica
+from slackwater.apply.status import ReplicaState
+from slackwater.apply.syncing import VolumeSpec
+from slackwater.clock import ManualClock
+from slackwater.group.directory import DataDirectory
+from slackwater.position import Position
+from slackwater.storage.simulated import SimulatedStorage
+from slackwater.v1 import common_pb2
+from tests.support.simulation import every_crash
+from tests.unit.apply.stream import (
+    APPLICATION,
+    CHUNK,
+    ROOT,
+    Stream,
+    apply_all,
+    live,
+    make_replica,
+    open_replica,
+    receive,
+    shown,
+)
+
+SIZE = 6 * CHUNK + 512
+
+
+class Run:
+    """A workload's script: notes in the journal what was promised, before and after each step."""
+
+    def __init__(self, storage: SimulatedStorage, journal: list[Any]) -> None:
+        self.journal = journal
+        self.stream = Stream()
+        journal.append(("stream", self.stream))
+        self.replica = make_replica(storage, ManualClock())
+        journal.append(("made",))
+        self.replica.register_application(APPLICATION)
+        journal.append(("registered",))
+
+    def send(self) -> None:
+        receive(self.replica, self.stream)
+        self.journal.append(("durable", self.replica.durable))
+
+    def apply(self) -> None:
+        apply_all(self.replica)
+        assert self.replica.failure is None, self.replica.failure
+
+    def snapshot(self, name: str, at_message: str = "") -> None:
+        chunk_bytes = 0 if self.replica.snapshots() else CHUNK
+        self.replica.create_snapshot(name, at_message=at_message, chunk_bytes=chunk_bytes)
+        self.journal.append(("snapshot", name, self.replica.applied.lsn))
+
+    def delete(self, name: str) -> None:
+        self.journal.append(("deleting", name))
+        self.replica.delete_snapshot(name)
+        self.replica.maintain()
+        assert self.replica.failure is None
+
+    def unfreeze(self, message_id: str) -> None:
+        self.journal.append(("unfreezing", message_id))
+        self.replica.unfreeze(message_id, "me")
+        self.journal.append(("unfrozen", message_id))
+
+
+def base(run: Run) -> None:
+    stream = run.stream
+    stream.start()
+    stream.add_volume(1, "data", SIZE)
+    stream.add_volume(2, "wal", 2 * CHUNK)
+    stream.write(1, 300, b"first" * 900)
+    stream.write(2, 0, b"log" * 700)
+    run.send()
+    run.apply()
+
+
+def snapshots(storage: SimulatedStorage, journal: list[Any]) -> None:
+    run = Run(storage, journal)
+    base(run)
+    run.snapshot("one")
+    run.stream.write(1, 10, b"second" * 1000)
+    run.stream.write(1, 4 * CHUNK, b"second" * 200)
+    run.stream.write(2, 9, b"second")
+    run.send()
+    run.apply()
+    run.snapshot("two")
+    run.stream.zero(1, 0, 5 * CHUNK)
+    run.send()
+    run.apply()
+    run.replica.checkpoint()
+    run.snapshot("three")
+    run.stream.write(1, 5 * CHUNK, b"third" * 300)
+    run.stream.write(1, 0, b"third" * 2000)
+    run.send()
+    run.apply()
+    run.delete("two")
+    run.stream.write(2, CHUNK, b"fourth" * 500)
+    run.send()
+    run.apply()
+    run.delete("three")
+    run.replica.checkpoint()
+    run.replica.close()
+
+
+def messages(storage: SimulatedStorage, journal: list[Any]) -> None:
+    run = Run(storage, journal)
+    base(run)
+    stream = run.stream
+    stream.message("n1", common_pb2.MESSAGE_BEHAVIOUR_NOTIFY)
+    stream.write(1, 0, b"noted" * 100)
+    stream.message("s1", common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT, snapshot_id="snap")
+    stream.write(1, 0, b"snapped" * 900)
+    stream.message("f1")
+    stream.write(1, 0, b"after" * 1500)
+    stream.write(2, 0, b"after" * 500)
+    run.send()
+    run.apply()
+    assert run.replica.receive_message(APPLICATION) is not None
+    assert run.replica.receive_message(APPLICATION) is not None
+    run.snapshot("at", "f1")
+    run.unfreeze("f1")
+    run.apply()
+    stream.write(1, CHUNK, b"more" * 1200)
+    run.send()
+    run.apply()
+    run.replica.close()
+
+
+def verify(storage: SimulatedStorage, journal: list[Any]) -> None:
+    notes = [note for note in journal if note[0] != "stream"]
+    if ("made",) not in notes:
+        return
+    stream: Stream = journal[0][1]
+    clock = ManualClock()
+    replica = open_replica(storage, clock)
+    assert replica.applied.lsn <= replica.durable.lsn
+    promised = [note[1] for note in notes if note[0] == "durable"]
+    if promised:
+        assert replica.durable.lsn >= promised[-1].lsn
+    apply_all(replica)
+    assert replica.failure is None, replica.failure
+    check_frozen(replica, stream, notes)
+    check_volumes(replica, stream, notes)
+    go_on(replica, stream)
+    check_volumes(replica, stream, notes)
+    replica.close()
+
+
+def check_frozen(replica: Replica, stream: Stream, notes: list[Any]) -> None:
+    info = replica.freeze()
+    if ("unfrozen", "f1") in notes:
+        assert info is None, "an unfreeze that was answered stays"
+    if info is not None:
+        assert replica.state is ReplicaState.FROZEN
+        assert info.message.position == replica.applied
+    else:
+        assert replica.applied == replica.durable
+
+
+def check_volumes(replica: Replica, stream: Stream, notes: list[Any]) -> None:
+    assert replica.state in {ReplicaState.CONSISTENT, ReplicaState.FROZEN}
+    assert replica.applied.lsn <= replica.durable.lsn
+    assert live(replica) == stream.states[replica.applied.lsn]
+    kept = {row.name: row for row in replica.snapshots()}
+    going = {note[1] for note in notes if note[0] == "deleting"}
+    for note in notes:
+        if note[0] == "snapshot" and note[1] not in going:
+            assert note[1] in kept, f"snapshot {note[1]} is gone"
+            assert kept[note[1]].point.position.lsn == note[2]
+    for name, row in kept.items():
+        assert shown(replica, name) == stream.states[row.point.position.lsn], name
+    assert [row.name for row in replica.snapshots() if row.message_id == "s1"] in ([], ["snap"])
+    for message in replica.list_messages():
+        finals = [row.state for row in replica.verdicts_of(message.id) if row.final]
+        assert len(finals) <= 1, "one effect per message"
+
+
+def go_on(replica: Replica, stream: Stream) -> None:
+    """The replica is not stuck: it thaws, takes what it lacks and more, and keeps its snapshots."""
+    info = replica.freeze()
+    if info is not None:
+        if info.phase != "FROZEN":
+            while True:
+                delivered = replica.receive_message(APPLICATION)
+                assert delivered is not None
+                if delivered.message.message_id == info.message.message_id:
+                    break
+        replica.unfreeze(info.message.message_id, "me")
+    more = stream.copy()
+    if 1 in more.volumes:
+        more.write(1, 2 * CHUNK, b"later" * 1000)
+        more.zero(1, 0, 2 * CHUNK)
+    receive(replica, more)
+    stream.states.update(more.states)
+    for _ in range(5):
+        apply_all(replica)
+        again = replica.freeze()
+        if again is None:
+            break
+        while replica.receive_message(APPLICATION):
+            pass
+        replica.unfreeze(again.message.message_id, "me")
+    assert replica.failure is None
+    replica.maintain()
+    replica.checkpoint()
+    assert replica.applied == replica.durable == more.position
+
+
+def test_replica_keeps_volumes_and_snapshots_through_a_crash_at_every_call() -> None:
+    assert every_crash(snapshots, verify) > 100
+
+
+def test_replica_keeps_messages_through_a_crash_at_every_call() -> None:
+    assert every_crash(messages, verify) > 100
