@@ -100,6 +100,8 @@ class BaseServiceConfig(BaseSettings):
         named = init_settings().get("config") or env_settings().get("config")
         if named is None:
             return init_settings, env_settings
+        if not Path(named).is_file():
+            raise FileNotFoundError("there is no such file")  # pydantic would pass it over
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(named))
 
     @property
@@ -235,6 +237,7 @@ def _parser(model: type[Config], program: str) -> argparse.ArgumentParser:
     """A flag for each field; what is not given is absent, so that it does not hide the others."""
     parser = argparse.ArgumentParser(
         prog=program,
+        usage="%(prog)s --data-dir DIR [flags]    (--help lists them)",
         description=model.__doc__,
         epilog=f"Each flag may also be given as {ENVIRONMENT_PREFIX}<FLAG> or in the --config file;"
         " flags win over the environment, that over the file.",

@@ -5,7 +5,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -13,6 +13,9 @@ from google.protobuf.message import Message
 from slackwater.errors import InvalidRequest, PermissionDenied, SlackwaterError
 from slackwater.runtime import logs, roles, status, tls
 from slackwater.runtime.metrics import Metrics
+
+# Only the stubs know that handlers have type arguments.
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _log = logs.get("rpc")
 
@@ -34,20 +37,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> "_Handler | None":
         """Return the handler of this call, wrapped."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED
         return self._wrap(handler, handler_call_details.method)
 
-    def _wrap(
-        self, handler: grpc.RpcMethodHandler[Any, Any], method: str
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, handler: _Handler, method: str) -> _Handler:
         kind = (bool(handler.request_streaming), bool(handler.response_streaming))
         behaviour, make = {
             (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
@@ -61,7 +60,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             wrapped = self._around_generator(behaviour, method, labels)
         else:
             wrapped = self._around_coroutine(behaviour, method, labels)
-        wrapped_handler: grpc.RpcMethodHandler[Any, Any] = make(
+        wrapped_handler: _Handler = make(
             wrapped, handler.request_deserializer, handler.response_serializer
         )
         return wrapped_handler
@@ -108,6 +107,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except grpc.aio.AbortError:
             code = _code_set(context) or code
             raise
+        except NotImplementedError:
+            # The generated servicer, for an rpc of the API that a later release carries.
+            code = grpc.StatusCode.UNIMPLEMENTED
+            await context.abort(code, f"{method} is not carried by this release")
         finally:
             seconds = time.monotonic() - began
             self._metrics.calls_handled.labels(*labels, code.name).inc()

@@ -3,7 +3,7 @@
 Health and metrics come first and go last, so a service that recovers or drains can be watched.
 Parts start in the order in which they were added and stop in the reverse order. SIGTERM and SIGINT
 drain: readiness goes, each part stops within what is left of the grace, the process exits 0. A part
-that breaks ends the process with status 1: its supervisor starts it anew and recovery does the rest.
+that breaks ends the process with status 1: its supervisor starts it anew, recovery does the rest.
 """
 
 import asyncio
@@ -69,7 +69,9 @@ class Service:
     _parts: list[_Part] = field(default_factory=list)
     _running: list[_Part] = field(default_factory=list)
     _tasks: asyncio.TaskGroup | None = None
+    _spawned: set[asyncio.Task[None]] = field(default_factory=set)
     _end: asyncio.Event = field(default_factory=asyncio.Event)
+    _watchdog: threading.Timer | None = None
 
     def add(self, name: str, start: Start, stop: Stop) -> None:
         """Add a part. `stop` gets the seconds that are left, and is called only if it started."""
@@ -91,10 +93,12 @@ class Service:
 
         self.add("grpc", start, stop)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run a task for as long as the service runs; if it breaks, the service ends."""
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a task until the parts have stopped; if it breaks, the service ends."""
         assert self._tasks is not None, "tasks belong to a running service"
-        return self._tasks.create_task(coroutine, name=name)
+        task = self._tasks.create_task(coroutine, name=name)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
 
     def request_end(self) -> None:
         """Drain and end, as SIGTERM does. Belongs to the event loop's thread."""
@@ -102,20 +106,19 @@ class Service:
 
     async def run(self) -> None:
         """Start the parts, be ready, wait for the end, drain."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            watch = tasks.create_task(self._drain_at_end(), name="end")
-            try:
-                await self._start_parts()
-            except SlackwaterError:
-                watch.cancel()
-                await self._stop_parts()
-                raise
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                starting = tasks.create_task(self._start_parts(), name="start")
+                tasks.create_task(self._drain_at_end(starting), name="end")
+        finally:
+            # After a failure as well: what runs is stopped in order, then the error ends it all.
+            await self._stop_parts(self.config.grace_seconds)
+            if self._watchdog is not None:
+                self._watchdog.cancel()
 
     async def _start_parts(self) -> None:
         for part in self._parts:
-            if self._end.is_set():
-                return
             _log.debug("starting", part=part.name)
             await part.start()
             self._running.append(part)
@@ -123,20 +126,22 @@ class Service:
         await self.health.become_ready()
         _log.info("ready", service=self.name, **self.endpoints)
 
-    async def _drain_at_end(self) -> None:
-        """Wait for the end, stop the parts, and then every task that still runs."""
+    async def _drain_at_end(self, starting: asyncio.Task[None]) -> None:
+        """Wait for the end, stop the parts, then every task that still runs."""
         await self._end.wait()
         _log.info("draining", service=self.name)
+        self._arm_watchdog()
+        starting.cancel()
+        await asyncio.wait([starting])
         await self.health.become_draining()
-        await self._stop_parts()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            if task.get_name() != _MAIN_TASK:
-                task.cancel()
+        await self._stop_parts(self.config.grace_seconds)
+        for task in self._spawned:
+            task.cancel()
 
-    async def _stop_parts(self) -> None:
-        """Stop what runs, newest first, within the grace."""
+    async def _stop_parts(self, grace: float) -> None:
+        """Stop what runs, newest first; a part that takes too long is an error."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.config.grace_seconds
+        deadline = loop.time() + grace
         while self._running:
             part = self._running.pop()
             _log.debug("stopping", part=part.name)
@@ -144,10 +149,18 @@ class Service:
                 async with asyncio.timeout_at(deadline):
                     await part.stop(max(0.0, deadline - loop.time()))
             except TimeoutError:
-                raise DeadlineExceeded(f"stopping {part.name}", self.config.grace_seconds) from None
+                self._running.clear()
+                raise DeadlineExceeded(f"stopping {part.name}", grace) from None
 
+    def _arm_watchdog(self) -> None:
+        """Make sure that the end comes even if a thread hangs the event loop.
 
-_MAIN_TASK = "service"
+        Everything answered is durable, so a hard end loses nothing that was promised.
+        """
+        self._watchdog = threading.Timer(self.config.grace_seconds + 2.0, os._exit, (EXIT_FAILED,))
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
 
 Assemble = Callable[[Service], Awaitable[None]]
 Lock = Callable[[], AbstractContextManager[object]]
@@ -168,12 +181,8 @@ def run_service(name: str, config: BaseServiceConfig, assemble: Assemble, lock: 
     try:
         with lock(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_main(name, config, assemble))
-    except* SlackwaterError as group:
-        for error in _leaves(group):
-            _log.error("failed", service=name, reason=error.reason, error=str(error))
-        return EXIT_FAILED
-    except* Exception:
-        _log.exception("broken", service=name)
+    except Exception as error:
+        _report(name, error)
         return EXIT_FAILED
     _log.info("ended", service=name)
     return EXIT_OK
@@ -181,14 +190,11 @@ def run_service(name: str, config: BaseServiceConfig, assemble: Assemble, lock: 
 
 async def _main(name: str, config: BaseServiceConfig, assemble: Assemble) -> None:
     """Health and metrics around the service, signals into it."""
-    task = asyncio.current_task()
-    assert task is not None, "a coroutine runs in a task"
-    task.set_name(_MAIN_TASK)
     certificates = None if config.tls is None else CertificateStore(config.tls)
     service = Service(name, config, Health(), Metrics(name), certificates)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _end, service, config.grace_seconds)
+        loop.add_signal_handler(number, service.request_end)
     async with contextlib.AsyncExitStack() as stack:
         await service.health.start()
         health_server = grpcserver.make_health_server(service.health)
@@ -199,15 +205,6 @@ async def _main(name: str, config: BaseServiceConfig, assemble: Assemble) -> Non
         stack.callback(service.metrics.stop)
         await assemble(service)
         await service.run()
-
-
-def _end(service: Service, grace_seconds: float) -> None:
-    """Begin to drain, and make sure that the end comes even if a thread hangs."""
-    service.request_end()
-    # Everything answered is durable, so a hard end loses nothing that was promised.
-    watchdog = threading.Timer(grace_seconds + 2.0, os._exit, (EXIT_FAILED,))
-    watchdog.daemon = True
-    watchdog.start()
 
 
 def _start_metrics(metrics: Metrics, address: str) -> str:
@@ -227,12 +224,22 @@ def _write_endpoints(path: Path | None, endpoints: dict[str, str]) -> None:
     draft.replace(path)
 
 
-def _leaves(group: BaseExceptionGroup[SlackwaterError]) -> list[SlackwaterError]:
-    """The errors in nested groups of task groups."""
-    found: list[SlackwaterError] = []
-    for error in group.exceptions:
-        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found
+def _report(name: str, error: Exception) -> None:
+    """Log why a service ended: our own errors in a line each, a bug with its trace."""
+    leaves = _leaves(error)
+    if not all(isinstance(leaf, SlackwaterError) for leaf in leaves):
+        _log.error("broken", service=name, exc_info=error)
+        return
+    for leaf in leaves:
+        reason = getattr(leaf, "reason", "")
+        _log.error("failed", service=name, reason=reason, error=str(leaf))
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The errors themselves, out of the groups that task groups raise."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -250,6 +257,7 @@ def tune_malloc() -> None:
     except AttributeError:
         logging.getLogger(__name__).debug("this allocator has no mallopt")
         return
+    # Large enough for a few messages, small enough for the bound on a service's memory.
     mallopt(_M_MMAP_THRESHOLD, 32 << 20)
     mallopt(_M_TRIM_THRESHOLD, 64 << 20)
     mallopt(_M_TOP_PAD, 4 << 20)

@@ -60,6 +60,9 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for library in ("asyncio", "grpc"):
+        # Their debug events speak of their insides, some at every call.
+        logging.getLogger(library).setLevel("ERROR" if level == "error" else "WARNING")
 
 
 def withhold_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -95,4 +98,5 @@ def _written(value: object) -> object:
 
 def get(name: str) -> Any:
     """A logger that speaks for `name`: `log.info("link_up", group="g", position=position)`."""
-    return structlog.get_logger().bind(logger=name)
+    # Lazy: it takes the configuration at its first event, not when a module is imported.
+    return structlog.get_logger(component=name)

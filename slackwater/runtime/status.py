@@ -70,7 +70,9 @@ def to_status(error: errors.SlackwaterError) -> status_pb2.Status:
     match error:
         case errors.InvalidRequest() | errors.OutOfRange():
             bad = error_details_pb2.BadRequest()
-            bad.field_violations.add(field=error.field, description=error.problem[:_MAX_VALUE])
+            bad.field_violations.add(
+                field=error.field[:_MAX_VALUE], description=error.problem[:_MAX_VALUE]
+            )
             status.details.add().Pack(bad)
         case errors.NotFound() | errors.AlreadyExists():
             status.details.add().Pack(
