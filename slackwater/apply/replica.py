@@ -24,17 +24,16 @@ from slackwater.apply.controls import Controls
 from slackwater.apply.messages import Messages
 from slackwater.apply.opening import Opened, ReplicaSpec, fill, open_parts
 from slackwater.apply.receiving import OnDurable, Receiver
-from slackwater.apply.regions import Cursor, Region, RegionQueue
+from slackwater.apply.regions import RegionQueue
 from slackwater.apply.replica_messages import ReplicaMessages
 from slackwater.apply.replica_snapshots import ReplicaSnapshots
-from slackwater.apply.status import FreezeInfo, ReplicaState, ReplicaStatus
-from slackwater.apply.syncing import Syncing, VolumeSpec
+from slackwater.apply.replica_syncs import ReplicaSyncs
+from slackwater.apply.replica_view import ReplicaView
+from slackwater.apply.syncing import Syncing
 from slackwater.apply.workers import IDLE_SECONDS, TICK_SECONDS, Worker
 from slackwater.clock import Clock
 from slackwater.group.directory import DataDirectory, GroupDirectory
-from slackwater.log.log import Log
-from slackwater.log.reader import LogReader
-from slackwater.position import LogPoint, Position
+from slackwater.position import LogPoint
 from slackwater.record import KIND_IBC_MESSAGE, Buffer, RecordView
 from slackwater.storage.seam import Storage
 from slackwater.v1 import record_pb2
@@ -43,7 +42,7 @@ FREEZE_LOG_LIMIT: Final = 0.8
 MERGE_STEPS: Final = 8
 
 
-class Replica(ReplicaMessages, ReplicaSnapshots):
+class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
     """One group on its Secondary; every method may be called from any thread."""
 
     def __init__(
@@ -267,6 +266,9 @@ class Replica(ReplicaMessages, ReplicaSnapshots):
     def _wake_writer(self) -> None:
         self._writer.wake()
 
+    def _wake_applier(self) -> None:
+        self._applying.wake()
+
     # -- applying ----------------------------------------------------------------------------
 
     def step(self) -> bool:
@@ -354,164 +356,6 @@ class Replica(ReplicaMessages, ReplicaSnapshots):
             is_over = self.syncing.settle()
         if is_over or before != self.checkpointer.durable_progress:
             self.on_change()
-
-    # -- syncs -------------------------------------------------------------------------------
-
-    def begin_sync(
-        self, sync_id: str, position: Position, specs: Sequence[VolumeSpec], total_bytes: int = 0
-    ) -> None:
-        """Let the stream begin anew after `position`; see `Syncing.begin`.
-
-        Raises:
-            FailedPrecondition: the replica stands at a message, reason FROZEN (D25).
-            Unavailable: it cannot apply what it holds, so that would be lost.
-            NoSpace: there is no room for the guard snapshot (D27); nothing was changed.
-            GroupFailed: the replica has failed.
-        """
-        while self.write_some():
-            pass
-        self.receiver.forget()
-        if not self.syncing.is_running:
-            while self.step():
-                pass
-        with self._apply_lock:
-            self.check_alive()
-            self._check_overwritable()
-            try:
-                self.syncing.begin(
-                    sync_id,
-                    position,
-                    specs,
-                    total_bytes,
-                    self.applier.applied,
-                    self.receiver.log,
-                    self._reset_log,
-                )
-            except (errors.SlackwaterError, OSError) as error:
-                self._judge_begin(sync_id, error)
-            self._recover_to = None
-        self.on_change()
-
-    def _check_overwritable(self) -> None:
-        if self.applier.stopped is not None:
-            raise errors.FailedPrecondition(
-                "FROZEN", f"replica {self.name!r} stands at a message", "Unfreeze it first"
-            )
-        if not self.syncing.is_running and not self.applier.is_idle:
-            raise errors.Unavailable(
-                f"a sync of replica {self.name!r}", "It cannot apply what it holds; see its status"
-            )
-
-    def _judge_begin(self, sync_id: str, error: errors.SlackwaterError | OSError) -> None:
-        """Raise what kept a sync from beginning; past group.db's step only a reopen helps."""
-        row = self.syncing.row
-        has_begun = row is not None and row.sync_id == sync_id
-        if isinstance(error, OSError):
-            error = errors.NoSpace(f"replica {self.name!r}", str(error))
-        if has_begun or isinstance(error, errors.StorageFailed):
-            self._fail(error)
-        raise error
-
-    def _reset_log(self, start: LogPoint) -> None:
-        self.receiver.log.close()
-        log = Log.create(self._storage, self.directory.log, self.uid, self._parts.settings, start)
-        self.receiver.replace_log(log)
-        self.applier.restart(self._reader(), start)
-
-    def _reader(self) -> LogReader:
-        return LogReader(self._storage, self.directory.log, self.uid, self._parts.settings)
-
-    def add_regions(
-        self, sync_id: str, sequence: int, regions: Sequence[Region], cursor: Cursor
-    ) -> bool:
-        """Queue regions after everything received so far; returns whether there is room for more."""
-        self.check_alive()
-        room = self.syncing.add_regions(
-            sync_id, sequence, regions, cursor, self.receiver.received.lsn
-        )
-        self._applying.wake()
-        return room
-
-    def finish_sync(self, sync_id: str, consistent_lsn: int) -> None:
-        """Note that all regions were received; the replica is consistent from that lsn on."""
-        self.check_alive()
-        self.syncing.finish(sync_id, consistent_lsn, self.receiver.received.lsn)
-        self._applying.wake()
-
-    # -- what is so --------------------------------------------------------------------------
-
-    @property
-    def state(self) -> ReplicaState:
-        """The replica's state."""
-        if self.failure is not None:
-            return ReplicaState.FAILED
-        if self._recover_to is not None:
-            return ReplicaState.RECOVERING
-        if self.syncing.is_running:
-            return ReplicaState.INCONSISTENT
-        return ReplicaState.CONSISTENT if self.applier.stopped is None else ReplicaState.FROZEN
-
-    @property
-    def durable(self) -> Position:
-        """The durable end of the log."""
-        return self.receiver.log.durable.position
-
-    @property
-    def applied(self) -> Position:
-        """What the volumes stand for: everything up to here and nothing after."""
-        return self.applier.reached.position
-
-    @property
-    def log_room_bytes(self) -> int:
-        """Bytes of records the log can take beyond what is queued."""
-        log = self.receiver.log
-        room = log.free_bytes - log.settings.control_reserve_bytes - self.receiver.held_bytes
-        return max(0, room - 2 * log.settings.max_commit_bytes)
-
-    def status(self) -> ReplicaStatus:
-        """Return everything at once; waits for no step."""
-        log, applier = self.receiver.log, self.applier
-        applied, durable = applier.reached, log.durable
-        return ReplicaStatus(
-            state=self.state,
-            reason="" if self.failure is None else str(self.failure),
-            durable=durable.position,
-            applied=applied.position,
-            applied_time_ns=applier.applied_time_ns,
-            backlog_bytes=max(0, durable.offset - applied.offset),
-            log_used_bytes=log.used_bytes,
-            log_capacity_bytes=log.capacity_bytes,
-            log_room_bytes=self.log_room_bytes,
-            log_is_full=self.receiver.is_full,
-            freeze=self.freeze(),
-            sync=self.syncing.row,
-            region_sequence=self.checkpointer.durable_progress.sequence,
-            stall=applier.stall,
-            snapshots=len(self.catalogue.ready()),
-            epoch=self.database.identity().epoch,
-            received_bytes=self.receiver.received_bytes,
-            received_records=self.receiver.received_records,
-            applied_bytes=applier.applied_bytes,
-            applied_records=applier.applied_records,
-            checkpoints=self.checkpointer.checkpoints_total,
-        )
-
-    def freeze(self) -> FreezeInfo | None:
-        """Return the message the replica stands at, if it does."""
-        standing, stopped = self.messages.delivery.standing, self.applier.stopped
-        if standing is None or stopped is None:
-            return None
-        now = self.clock.monotonic()
-        return FreezeInfo(
-            message=standing.message,
-            phase=standing.phase.value,
-            holder=standing.holder,
-            stood_seconds=now - standing.stood_since,
-            remaining_seconds=(
-                None if standing.deadline is None else max(0.0, standing.deadline - now)
-            ),
-            backlog_bytes=max(0, self.receiver.log.durable.offset - stopped.offset),
-        )
 
 
 def _nothing() -> None:

@@ -28,11 +28,12 @@ from slackwater.group.rows import SnapshotRow
 from slackwater.group.volume import Volume
 from slackwater.position import LogPoint
 from slackwater.snapshots.feed import Entry, Feed
-from slackwater.snapshots.overlay import CHUNK_BYTES, Overlay
+from slackwater.snapshots.gather import CHUNK_BYTES
+from slackwater.snapshots.merging import Merger
+from slackwater.snapshots.overlay import Overlay
 from slackwater.snapshots.reader import SnapshotVolume
 from slackwater.storage.seam import Storage
 
-MERGE_CHUNKS: Final = 32
 CREATING: Final = "CREATING"
 READY: Final = "READY"
 DELETING: Final = "DELETING"
@@ -62,7 +63,7 @@ class Catalogue:
         self._volumes = volumes
         self._chain: tuple[Entry, ...] = ()
         self._lock = threading.Lock()
-        self._merge_at: dict[tuple[uuid.UUID, uuid.UUID, int], int | None] = {}
+        self._merger = Merger()
 
     # -- opening and closing -----------------------------------------------------------------
 
@@ -326,34 +327,17 @@ class Catalogue:
             if entry.row.state != DELETING:
                 continue
             older = chain[index - 1] if index else None
-            if older is not None and not self._merge_into(older, entry):
+            if older is not None and not self._merger.step(older, entry):
                 return True
             self._forget(entry)
             return True
         return False
 
-    def _merge_into(self, older: Entry, going: Entry) -> bool:
-        """Copy some chunks; True once the older one holds all it needs, durably."""
-        for volume_id, overlay in older.overlays.items():
-            source = going.overlays.get(volume_id)
-            if source is None:
-                continue
-            key = (older.row.uid, going.row.uid, volume_id)
-            first = self._merge_at.get(key, 0)
-            if first is not None:
-                self._merge_at[key] = overlay.merge(source, first, MERGE_CHUNKS)
-                return False
-        for overlay in older.overlays.values():
-            overlay.sync()
-        return True
-
     def _forget(self, entry: Entry) -> None:
         self._database.remove_snapshot(entry.row.id)
         with self._lock:
             self._chain = tuple(other for other in self._chain if other.row.uid != entry.row.uid)
-        self._merge_at = {
-            key: at for key, at in self._merge_at.items() if entry.row.uid not in key[:2]
-        }
+        self._merger.forget(entry)
         for overlay in entry.overlays.values():
             overlay.close()
         with suppress(OSError):  # a leftover directory goes at the next start
@@ -380,11 +364,14 @@ class Catalogue:
     def chain(self, snapshot_uid: uuid.UUID, volume_id: int) -> list[Overlay]:
         """Return the overlays a reader looks at, in order; see `reader.View`."""
         chain = self._chain
-        for index, entry in enumerate(chain):
-            if entry.row.uid == snapshot_uid and entry.row.state == READY:
-                break
-        else:
+        places = [
+            index
+            for index, entry in enumerate(chain)
+            if entry.row.uid == snapshot_uid and entry.row.state == READY
+        ]
+        if not places:
             raise errors.NotFound("snapshot", str(snapshot_uid))
+        entry = chain[places[0]]
         assert self.reached is not None, "the applier is set before anything is read"
         if entry.row.point.offset > self.reached().offset:
             raise errors.FailedPrecondition(
@@ -392,7 +379,9 @@ class Catalogue:
                 f"the replica is recovering and not yet at snapshot {entry.row.name!r}",
                 "Try again when recovery is done",
             )
-        return [newer.overlays[volume_id] for newer in chain[index:] if volume_id in newer.overlays]
+        return [
+            newer.overlays[volume_id] for newer in chain[places[0] :] if volume_id in newer.overlays
+        ]
 
     # -- places ------------------------------------------------------------------------------
 

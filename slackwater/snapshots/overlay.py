@@ -29,12 +29,11 @@ from slackwater import errors
 from slackwater.extent import Extent
 from slackwater.snapshots import codec
 from slackwater.snapshots.chunkmap import ChunkMap
-from slackwater.snapshots.codec import FLAG_LOST, FLAG_ZERO, HEADER_BYTES, ChunkRecord
+from slackwater.snapshots.codec import FLAG_LOST, FLAG_ZERO, HEADER_BYTES
+from slackwater.snapshots.gather import CHUNK_BYTES, Batch
 from slackwater.snapshots.rebuild import rebuild
-from slackwater.storage.seam import Buffer, File, Storage
+from slackwater.storage.seam import File, Storage
 
-CHUNK_BYTES: Final = 64 << 10
-GATHER_BYTES: Final = 2 << 20
 _EXTENT_CHUNKS: Final = 4  # ranges of at least this many chunks are looked at by extents first
 
 
@@ -77,7 +76,6 @@ class Overlay:
         self.chunk_bytes = chunk_bytes
         self.end = end
         self.synced_bytes = end
-        self.preserved_bytes = 0
         self._file = file
         self._map = chunk_map
         self._uid = snapshot_uid
@@ -156,7 +154,7 @@ class Overlay:
             OSError: a read or write failed; what was not appended is not preserved.
         """
         with self._append_lock:
-            batch = _Batch(self)
+            batch = self._batch()
             for first, next_chunk in ranges:
                 at, range_end = first, min(next_chunk, self.chunks)
                 while at < range_end:
@@ -170,9 +168,17 @@ class Overlay:
                     at = end
             batch.flush()
 
-    def _preserve_run(self, batch: "_Batch", source: Source, first: int, next_chunk: int) -> None:
+    def _batch(self) -> Batch:
+        return Batch(
+            self._file, self._map, self._uid, self.end, self.synced_bytes, self._previous, self._put
+        )
+
+    def _put(self, end: int, previous: tuple[int, int]) -> None:
+        self.end, self._previous = end, previous
+
+    def _preserve_run(self, batch: Batch, source: Source, first: int, next_chunk: int) -> None:
         if self.unnamed_loss:
-            # One of these may be the chunk whose record rotted: what the volume holds proves nothing.
+            # One of these may be the chunk whose record rotted: the volume's bytes prove nothing.
             batch.add(FLAG_LOST, first, next_chunk - first, b"")
             return
         if next_chunk - first < _EXTENT_CHUNKS:
@@ -196,7 +202,7 @@ class Overlay:
         for chunk in range(at, next_chunk):
             self._preserve_chunk(batch, source, chunk)
 
-    def _preserve_chunk(self, batch: "_Batch", source: Source, chunk: int) -> None:
+    def _preserve_chunk(self, batch: Batch, source: Source, chunk: int) -> None:
         data = bytearray(self.chunk_length(chunk))
         source.read_into(chunk * self.chunk_bytes, memoryview(data))
         batch.add_data(chunk, data)
@@ -209,7 +215,7 @@ class Overlay:
         copied = 0
         end = min(other.chunks, self.chunks)
         with self._append_lock:
-            batch = _Batch(self)
+            batch = self._batch()
             at = first if other.unnamed_loss else other.first_set(first, end)
             while at < end and copied < limit:
                 if not self._map.has(at):
@@ -219,7 +225,7 @@ class Overlay:
             batch.flush()
         return at if at < end else None
 
-    def _copy_chunk(self, batch: "_Batch", other: "Overlay", chunk: int) -> None:
+    def _copy_chunk(self, batch: Batch, other: "Overlay", chunk: int) -> None:
         try:
             data = other.read(chunk, 0, self.chunk_length(chunk))
         except errors.DataCorrupt:
@@ -366,59 +372,3 @@ class Overlay:
         else:
             self._map.close_clean(self.end, self._previous)
         self._file.close()
-
-
-class _Batch:
-    """Records gathered for one write; the map learns of them when they are in the file."""
-
-    def __init__(self, overlay: Overlay) -> None:
-        self._overlay = overlay
-        self._pieces: list[Buffer] = []
-        self._records: list[ChunkRecord] = []
-        self._bytes = 0
-
-    def add_data(self, chunk: int, data: Buffer) -> None:
-        if data == (_ZEROES if len(data) == CHUNK_BYTES else bytes(len(data))):
-            self.add(FLAG_ZERO, chunk, 1, b"")
-        else:
-            self.add(0, chunk, 1, data)
-
-    def add(self, flags: int, first: int, count: int, data: Buffer) -> None:
-        overlay = self._overlay
-        previous = (
-            (self._records[-1].first, self._records[-1].chunks)
-            if self._records
-            else overlay._previous
-        )
-        record = ChunkRecord(
-            flags,
-            overlay.end + self._bytes,
-            first,
-            count,
-            overlay.synced_bytes,
-            *previous,
-            len(data),
-            crc32c(data),
-        )
-        self._records.append(record)
-        self._pieces.append(codec.encode(overlay._uid, record))
-        if data:
-            self._pieces.append(data)
-        self._bytes = record.next_offset - overlay.end
-        if self._bytes >= GATHER_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._records:
-            return
-        overlay = self._overlay
-        overlay._file.write(self._pieces, overlay.end)
-        overlay.end += self._bytes
-        overlay._previous = (self._records[-1].first, self._records[-1].chunks)
-        for record in self._records:
-            overlay._map.put(record.first, record.chunks, record.offset, record.flags)
-            overlay.preserved_bytes += record.data_bytes
-        self._pieces, self._records, self._bytes = [], [], 0
-
-
-_ZEROES: Final = bytes(CHUNK_BYTES)
