@@ -3,8 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(python3-venv libnbd-bin qemu-utils qemu-block-extra fio nbdkit e2fsprogs fuse3
-  prometheus util-linux mount)
 apt_packages() { # Debian's name of what the tools come in
   local -A of=([nbdfuse]=libnbd-bin [nbdcopy]=libnbd-bin [nbdinfo]=libnbd-bin [qemu-io]=qemu-utils
     [fio]=fio [nbdkit]=nbdkit [mke2fs]=e2fsprogs [fusermount3]=fuse3 [promtool]=prometheus
@@ -13,6 +11,8 @@ apt_packages() { # Debian's name of what the tools come in
     command -v "$tool" >/dev/null 2>&1 || [ -x "/sbin/$tool" ] || [ -x "/usr/sbin/$tool" ] ||
       printf '%s\n' "${of[$tool]}"
   done | sort -u
+  # A binding for Debian's own Python, which has no program to look for.
+  [ -e /usr/lib/python3/dist-packages/nbd.py ] || echo python3-libnbd
 }
 
 python=${PYTHON:-python3}
@@ -23,8 +23,8 @@ if [ -n "$missing" ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "setup: installing Debian packages: $missing"
     # shellcheck disable=SC2086 -- a list of words
-    { apt-get install -y -qq --no-install-recommends $missing ||
-      { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; }; } \
+    { apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $missing ||
+      { apt-get update -qq && apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $missing; }; } \
       </dev/null >build-apt.log 2>&1 || { tail -20 build-apt.log; rm -f build-apt.log; exit 1; }
     rm -f build-apt.log
   else
