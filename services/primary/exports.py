@@ -18,6 +18,7 @@ MUTATING = frozenset((wire.CMD_WRITE, wire.CMD_TRIM, wire.CMD_WRITE_ZEROES))
 class VolumeExport:
     """One volume of a group that this Primary owns (an `slackwater.nbd.export.Export`)."""
 
+    name: str
     read_only = False
     minimum_block = 1
     preferred_block = 4096
@@ -29,13 +30,9 @@ class VolumeExport:
         self.name = f"groups/{group}/volumes/{volume.name}"
         self.description = f"volume {volume.name} of group {group}, Primary"
         self.maximum_payload = writer.largest_request_bytes
+        self.size = volume.size
         self._writer = writer
         self._volume = volume
-
-    @property
-    def size(self) -> int:
-        """Bytes; grows when the volume does."""
-        return self._volume.size
 
     def submit(self, batch: Batch) -> None:
         """Serve the reads, then commit what changes the volume, as few times as sizes allow."""

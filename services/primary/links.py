@@ -71,7 +71,8 @@ class PrimaryLink:
         self._lock = threading.Lock()
         self._dirty = row.dirty
         self._generation = 0
-        # Without an acked position nothing is known of the Secondary: all that is held may be needed.
+        # Without an acked position nothing is known of the Secondary: all that is held may be
+        # needed.
         self._hold = row.acked.offset if row.acked is not None else group.writer.log.oldest
         self._acked_at = 0.0
         self._verdicts: Callable[[str], None] = lambda _message_id: None

@@ -49,9 +49,8 @@ class VolumeSet:
             InvalidRequest: the device is not there or too small, or the file system cannot hold
                 a file that large.
         """
+        self.check_new(name)
         database = self.writer.database
-        if any(row.name == name for row in database.volumes()):
-            raise AlreadyExists("volume", f"{self.directory.name}/{name}")
         row = database.reserve_volume(name, size, device or f"volumes/{name}.raw")
         try:
             volume = self._make(row, device)
@@ -65,6 +64,11 @@ class VolumeSet:
             raise
         self.writer.volumes[row.id] = volume
         return volume
+
+    def check_new(self, name: str) -> None:
+        """Raise AlreadyExists if the name is taken."""
+        if any(row.name == name for row in self.writer.database.volumes()):
+            raise AlreadyExists("volume", f"{self.directory.name}/{name}")
 
     def _make(self, row: VolumeRow, device: str) -> Volume:
         path = self.directory.volume(row.path)
@@ -94,38 +98,6 @@ class VolumeSet:
         if path.parent == self.directory.volumes and self.storage.exists(path):
             self.storage.remove(path)
         self.writer.database.remove_volume(row.id)
-
-    def grow(self, name: str, size: int) -> Volume:
-        """Make a volume larger; the new part reads as zeroes (D28).
-
-        Raises:
-            NotFound: there is no such volume.
-            InvalidRequest: it is that large already, or cannot be.
-        """
-        volume = self.by_name(name)
-        if size < volume.size:
-            raise InvalidRequest(
-                "size_bytes", f"volume {name!r} has {volume.size} bytes; it cannot shrink"
-            )
-        if size == volume.size:
-            return volume
-        database = self.writer.database
-        row = next(row for row in database.volumes() if row.id == volume.id)
-        grown = replace(row, size=size)
-        try:
-            volume.file.resize(size)
-            volume.sync()
-        except OSError as error:
-            raise InvalidRequest(
-                "size_bytes", f"{volume.path} cannot grow to {size} bytes: {error.strerror}"
-            ) from error
-        with self.writer.hold():
-            self.writer.append_control(
-                record.KIND_VOLUME_CHANGE, _body(grown, record_pb2.VolumeChange.KIND_GROW)
-            )
-            database.put_volume(grown)
-        volume.size = size
-        return volume
 
     def remove(self, name: str) -> None:
         """Remove a volume that nobody uses; its file goes after the checkpoint (D28).

@@ -73,6 +73,10 @@ class Volume:
         """Yield data and holes of a range."""
         return self.file.extents(offset, length)
 
+    def allocated_bytes(self) -> int:
+        """Return the bytes that take space, holes not counted."""
+        return self.file.allocated_bytes()
+
     def sync(self) -> None:
         """Make all writes durable; a failure is final (D3)."""
         self.file.sync()

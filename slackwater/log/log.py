@@ -24,7 +24,7 @@ from slackwater.log import layout, recovery
 from slackwater.log.failstop import FailStop
 from slackwater.log.layout import Step
 from slackwater.log.pool import SegmentPool
-from slackwater.log.reader import LogReader, Trimmed, find_from
+from slackwater.log.reader import LogReader, Trimmed, find_from, replay
 from slackwater.log.recovery import Recovery
 from slackwater.log.run import Run
 from slackwater.log.segment import (
@@ -306,6 +306,27 @@ class Log:
             return None
         finally:
             reader.close()
+
+    def position_before(self, lsn: int) -> LogPoint | None:
+        """Return the place right before the record with this lsn, or None if it is not held."""
+        if not self.oldest_lsn < lsn <= self.durable.position.lsn:
+            return None
+        headers = self._pool.kept()
+        lap = max(lap for lap, header in headers.items() if header.before.lsn < lsn)
+        here = LogPoint(lap * self._capacity, headers[lap].before)
+        if here.position.lsn == lsn - 1:
+            return here
+        reader = LogReader(self._storage, self._directory, self._group_uid, self.settings)
+        try:
+            for data, view in replay(reader, here, self.durable):
+                del data
+                if view.lsn == lsn - 1:
+                    return find_from(reader, here.offset, self.durable.offset, view.position)
+        except Trimmed:
+            return None
+        finally:
+            reader.close()
+        return None
 
     def close(self) -> None:
         """Close the files; syncs nothing."""

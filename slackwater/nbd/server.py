@@ -126,6 +126,11 @@ class Server:
         for listener in self._listeners:
             listener.thread.join(grace_seconds)
 
+    def export_names(self) -> list[str]:
+        """What the clients of this moment use, one name for each that is past its handshake."""
+        with self._lock:
+            return [one.export_name for one in self._connections if one.export_name is not None]
+
     def disconnect(self, condition: Callable[[str | None, Peer], bool]) -> int:
         """Ends the connections whose export name and peer satisfy a condition; returns how many.
 

@@ -1,0 +1,245 @@
+"""The primary service's groups: opened at the start, made and removed by operators."""
+
+import threading
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from services.primary.events import EventHub
+from services.primary.exports import VolumeExport
+from services.primary.group import PrimaryGroup, Shared
+from services.primary.senders import SenderPool
+from slackwater.clock import Clock
+from slackwater.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    GroupFailed,
+    NotFound,
+    SlackwaterError,
+)
+from slackwater.group.database import GroupDatabase
+from slackwater.group.directory import DataDirectory, GroupDirectory
+from slackwater.group.opening import GroupSettings, create_group, open_group
+from slackwater.group.rows import PRIMARY
+from slackwater.log.marks import GroupMarks, SharedMarks
+from slackwater.nbd.connection import Access
+from slackwater.nbd.export import Listing, Peer
+from slackwater.nbd.server import Server
+from slackwater.storage.seam import Storage
+
+GROUPS_LIMIT = 256
+LINKS_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class BrokenGroup:
+    """A group that could not be opened: it is shown, and nothing else is done with it."""
+
+    name: str
+    error: SlackwaterError
+
+
+class PrimaryNode:
+    """All groups of this service."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        data: DataDirectory,
+        senders: SenderPool,
+        marks: SharedMarks,
+        clock: Clock,
+        window_bytes: int,
+        log: structlog.BoundLogger,
+    ) -> None:
+        """Hold no group yet; `open_all` opens what the data directory has."""
+        self.events = EventHub()
+        self.groups: dict[str, PrimaryGroup] = {}
+        self.broken: dict[str, BrokenGroup] = {}
+        self.opening: set[str] = set()
+        self.server: Server | None = None
+        self._storage = storage
+        self._data = data
+        self._clock = clock
+        self._marks = marks
+        self._log = log
+        self._admin = threading.Lock()
+        self._shared = Shared(storage, marks, senders, self.events, window_bytes, log)
+
+    # -- opening ------------------------------------------------------------------------------
+
+    def open_all(self) -> None:
+        """Open every group of which this side is the Primary; one that cannot be is set aside."""
+        mine = [directory for directory in self._data.groups() if self._is_mine(directory)]
+        self.opening = {directory.name for directory in mine}
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="recover") as pool:
+            list(pool.map(self._open, mine))
+
+    def _is_mine(self, directory: GroupDirectory) -> bool:
+        try:
+            database = GroupDatabase.open(self._storage, directory.database)
+        except (SlackwaterError, OSError) as error:
+            self._set_aside(directory.name, error)
+            return False
+        try:
+            return database.identity().role == PRIMARY
+        finally:
+            database.close()
+
+    def _open(self, directory: GroupDirectory) -> None:
+        try:
+            self._start(directory)
+        except (SlackwaterError, OSError) as error:
+            self._set_aside(directory.name, error)
+        finally:
+            self.opening.discard(directory.name)
+
+    def _set_aside(self, name: str, error: SlackwaterError | OSError) -> None:
+        known = error if isinstance(error, SlackwaterError) else GroupFailed(name, str(error))
+        self._log.error("group not opened", group=name, reason=known.reason, error=str(known))
+        self.broken[name] = BrokenGroup(name, known)
+
+    def _start(self, directory: GroupDirectory) -> PrimaryGroup:
+        marks = self._marks.new_group()
+        if marks is None:
+            raise FailedPrecondition(
+                "TOO_MANY_GROUPS",
+                f"this service holds {GROUPS_LIMIT} groups",
+                "Make the group on another site",
+            )
+        try:
+            opened = open_group(
+                self._storage,
+                directory,
+                self._clock,
+                marks=marks,
+                wake=lambda: self._wake(marks),
+            )
+        except BaseException:
+            self._marks.release(marks)
+            raise
+        group = PrimaryGroup(opened, marks, self._shared)
+        self.groups[directory.name] = group
+        self._log.info(
+            "group opened", group=directory.name, replayed_records=opened.replayed_records
+        )
+        return group
+
+    def _wake(self, marks: GroupMarks) -> None:
+        if marks.sleepers:
+            marks.sleepers = 0
+            self._shared.senders.wake()
+
+    # -- groups -------------------------------------------------------------------------------
+
+    def group(self, name: str) -> PrimaryGroup:
+        """Return an open group.
+
+        Raises:
+            NotFound: there is none of that name.
+            GroupFailed: it could not be opened.
+        """
+        if name in self.groups:
+            return self.groups[name]
+        if name in self.broken:
+            raise GroupFailed(name, str(self.broken[name].error))
+        if name in self.opening:
+            raise FailedPrecondition(
+                "GROUP_RECOVERING", f"group {name!r} is recovering", "Try again in a moment"
+            )
+        raise NotFound("group", name, "List the groups with: slackwater group list")
+
+    def check_new(self, name: str) -> None:
+        """Raise AlreadyExists if the name is taken, by a group or a replica."""
+        if self._storage.exists(self._data.group(name).path):
+            raise AlreadyExists("group", name)
+
+    def create(self, name: str, settings: GroupSettings) -> PrimaryGroup:
+        """Make a group and open it.
+
+        Raises:
+            AlreadyExists: the name is taken, by a group or a replica.
+        """
+        with self._admin:
+            directory = create_group(
+                self._storage, self._data, name, uuid.uuid4(), settings, self._clock
+            )
+            return self._start(directory)
+
+    def check_delete(self, group: PrimaryGroup) -> list[str]:
+        """Say what deleting a group would lose.
+
+        Raises:
+            FailedPrecondition: it has links or connected clients.
+        """
+        if group.links:
+            first = next(iter(group.links))
+            raise FailedPrecondition(
+                "GROUP_HAS_LINKS",
+                f"group {group.name!r} has the link {first!r}",
+                f"Detach it first: slackwater link detach {group.name}/{first}",
+            )
+        self.check_unused(f"groups/{group.name}/volumes/")
+        losses = [
+            f"volume {volume.name!r} with {volume.size} bytes"
+            for volume in group.writer.volumes.values()
+        ]
+        return [*losses, f"the log, up to {group.writer.log.durable.position}"]
+
+    def delete(self, group: PrimaryGroup) -> list[str]:
+        """Remove a group with all it holds."""
+        with self._admin:
+            losses = self.check_delete(group)
+            del self.groups[group.name]
+            group.close()
+            self._marks.release(group.marks)
+            self._data.remove_group(group.name)
+            return losses
+
+    # -- NBD ----------------------------------------------------------------------------------
+
+    @property
+    def access(self) -> Access:
+        """What the NBD server exports."""
+        return Access(self._listing, self._export)
+
+    def _listing(self) -> Iterable[Listing]:
+        for group in list(self.groups.values()):
+            for volume in list(group.writer.volumes.values()):
+                export = VolumeExport(group.name, group.writer, volume)
+                yield Listing(export.name, export.description)
+
+    def _export(self, name: str, peer: Peer) -> VolumeExport:
+        del peer
+        parts = name.split("/")
+        if len(parts) != 4 or parts[0] != "groups" or parts[2] != "volumes":
+            raise NotFound("export", name, "Names have the form groups/<group>/volumes/<volume>")
+        group = self.group(parts[1])
+        return VolumeExport(group.name, group.writer, group.volumes.by_name(parts[3]))
+
+    def connections(self, prefix: str) -> int:
+        """Return how many NBD clients use exports whose name begins so."""
+        if self.server is None:
+            return 0
+        return sum(1 for name in self.server.export_names() if name.startswith(prefix))
+
+    def check_unused(self, prefix: str) -> None:
+        """Refuse while an NBD client is connected to an export whose name begins so."""
+        used = self.connections(prefix)
+        if used:
+            raise FailedPrecondition(
+                "EXPORT_IN_USE",
+                f"{used} NBD client(s) use {prefix.rstrip('/')}",
+                "Disconnect them first",
+            )
+
+    # -- end ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close every group in order."""
+        for group in self.groups.values():
+            group.close()
+        self.groups.clear()

@@ -1,0 +1,182 @@
+"""From the Primary's own objects to the API's messages, in one place."""
+
+import time
+from typing import cast
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.primary.group import PrimaryGroup
+from services.primary.links import PrimaryLink
+from services.primary.messages import verdict_state
+from services.primary.node import BrokenGroup
+from slackwater.group.opening import WRITEBACK
+from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
+from slackwater.group.volume import Volume
+from slackwater.position import Position
+from slackwater.v1 import common_pb2, record_pb2, resources_pb2
+
+
+def timestamp(time_ns: int) -> Timestamp:
+    """Return a wall clock time."""
+    result = Timestamp()
+    result.FromNanoseconds(time_ns)
+    return result
+
+
+def duration(seconds: float) -> Duration:
+    """Return a length of time."""
+    result = Duration()
+    result.FromNanoseconds(int(seconds * 1e9))
+    return result
+
+
+def position(value: Position) -> common_pb2.Position:
+    """Return a position."""
+    return common_pb2.Position(epoch=value.epoch, lsn=value.lsn, chain_crc32c=value.chain)
+
+
+def group(value: PrimaryGroup) -> resources_pb2.Group:
+    """Return a group."""
+    identity, settings = value.open.identity, value.open.settings
+    failure = value.failure
+    stalled = value.writer.committer.stalled
+    reason = ""
+    if failure is not None:
+        reason = str(failure)
+    elif stalled is not None:
+        reason = f"a volume takes no writes ({stalled.strerror}); free space, it goes on by itself"
+    return resources_pb2.Group(
+        name=f"groups/{value.name}",
+        uid=str(identity.uid),
+        epoch=identity.epoch,
+        state=resources_pb2.GROUP_STATE_READY
+        if failure is None
+        else resources_pb2.GROUP_STATE_FAILED,
+        state_reason=reason,
+        log_bytes=settings.log.log_bytes,
+        durability=resources_pb2.DURABILITY_WRITEBACK
+        if settings.durability == WRITEBACK
+        else resources_pb2.DURABILITY_WRITETHROUGH,
+        create_time=timestamp(identity.created_ns),
+        durable=position(value.writer.log.durable.position),
+    )
+
+
+def broken_group(value: BrokenGroup) -> resources_pb2.Group:
+    """Return a group that could not be opened."""
+    return resources_pb2.Group(
+        name=f"groups/{value.name}",
+        state=resources_pb2.GROUP_STATE_FAILED,
+        state_reason=str(value.error),
+    )
+
+
+def volume(group_name: str, value: Volume) -> resources_pb2.Volume:
+    """Return a volume."""
+    return resources_pb2.Volume(
+        name=f"groups/{group_name}/volumes/{value.name}",
+        volume_number=value.id,
+        size_bytes=value.size,
+        allocated_bytes=value.allocated_bytes(),
+    )
+
+
+def log_use(value: PrimaryGroup) -> resources_pb2.LogUse:
+    """Return the use of a group's log."""
+    log = value.writer.log
+    return resources_pb2.LogUse(used_bytes=log.used_bytes, capacity_bytes=log.capacity_bytes)
+
+
+def link(value: PrimaryLink, owner: PrimaryGroup) -> resources_pb2.Link:
+    """Return a link as of now."""
+    row = owner.database.link(value.name)
+    status, marks = value.status, value.marks
+    durable = owner.writer.log.durable
+    result = resources_pb2.Link(
+        name=f"groups/{owner.name}/links/{value.name}",
+        endpoint=value.endpoint,
+        mode=resources_pb2.LINK_MODE_ASYNCHRONOUS,
+        state=common_pb2.LinkState.Value(f"LINK_STATE_{status.state}"),
+        state_reason=status.reason,
+        applied_lsn=marks.applied_lsn,
+        lag_bytes=max(durable.offset - marks.acked_offset, 0),
+        lag=duration(status.lag_seconds),
+        apply_lag=duration(_apply_lag(value, durable.position.lsn)),
+        replica_state=cast("common_pb2.ReplicaState.ValueType", status.replica_state),
+        create_time=timestamp(row.created_ns),
+        secondary_log=resources_pb2.LogUse(
+            used_bytes=status.secondary_log[0], capacity_bytes=status.secondary_log[1]
+        ),
+    )
+    if row.acked is not None:
+        result.acked.CopyFrom(position(row.acked.position))
+    if marks.last_ack_time_ns:
+        result.heard_time.CopyFrom(timestamp(marks.last_ack_time_ns))
+    if status.diverged is not None:
+        result.diverged_secondary.CopyFrom(position(status.diverged))
+    if row.sync_id:
+        result.sync.sync_id = row.sync_id
+        result.sync.total_bytes = marks.regions_total_bytes
+        result.sync.done_bytes = marks.regions_done_bytes
+    return result
+
+
+def _apply_lag(value: PrimaryLink, durable_lsn: int) -> float:
+    """Return how far applying is behind, in the Primary's clock alone (D19)."""
+    if value.marks.applied_lsn >= durable_lsn or not value.marks.applied_time_ns:
+        return 0.0
+    return max((time.time_ns() - value.marks.applied_time_ns) / 1e9, 0.0)
+
+
+def application(group_name: str, value: ApplicationRow) -> resources_pb2.Application:
+    """Return a registration."""
+    return resources_pb2.Application(
+        group=f"groups/{group_name}",
+        application=value.name,
+        register_time=timestamp(value.created_ns),
+    )
+
+
+def message(
+    owner: PrimaryGroup, row: MessageRow, *, with_body: bool = False
+) -> resources_pb2.Message:
+    """Return a message with its verdicts."""
+    record = record_pb2.IbcMessage.FromString(row.record)
+    verdicts = owner.messages.verdicts(row)
+    result = resources_pb2.Message(
+        name=owner.messages.resource(row.id),
+        application=row.application,
+        behaviour=record.behaviour,
+        position=position(row.position),
+        body_bytes=len(record.data) or len(record.text.encode()),
+        verdicts=[_verdict(one) for one in verdicts],
+        final=all(one.final for one in verdicts),
+        send_time=timestamp(row.time_ns),
+        fenced=record.fenced,
+        deliver_timeout=duration(record.deliver_timeout_seconds),
+        freeze_timeout=duration(record.freeze_timeout_seconds),
+    )
+    if record.fenced:
+        result.fence_held.CopyFrom(duration(row.fence_seconds))
+    outcome = owner.database.outcome(row.id)
+    if outcome is not None:
+        result.outcome = record_pb2.Outcome.State.Value(f"STATE_{outcome[0]}")
+    if with_body and record.WhichOneof("body") == "text":
+        result.text = record.text
+    elif with_body:
+        result.data = record.data
+    return result
+
+
+def _verdict(row: VerdictRow) -> resources_pb2.Verdict:
+    result = resources_pb2.Verdict(
+        link=row.link,
+        state=verdict_state(row.state),
+        time=timestamp(row.time_ns),
+        final=row.final,
+    )
+    if "detail" in row.detail:
+        detail = common_pb2.VerdictDetail.FromString(bytes.fromhex(row.detail["detail"]))
+        result.detail.CopyFrom(detail)
+    return result
