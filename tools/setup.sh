@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 apt_packages() { # Debian's name of what the tools come in
   local -A of=([nbdfuse]=libnbd-bin [nbdcopy]=libnbd-bin [nbdinfo]=libnbd-bin [qemu-io]=qemu-utils
     [fio]=fio [nbdkit]=nbdkit [mke2fs]=e2fsprogs [fusermount3]=fuse3 [promtool]=prometheus
-    [losetup]=mount [fsfreeze]=util-linux)
+    [losetup]=mount [fsfreeze]=util-linux [openssl]=openssl)
   for tool in "${!of[@]}"; do
     command -v "$tool" >/dev/null 2>&1 || [ -x "/sbin/$tool" ] || [ -x "/usr/sbin/$tool" ] ||
       printf '%s\n' "${of[$tool]}"
@@ -16,6 +16,10 @@ apt_packages() { # Debian's name of what the tools come in
 }
 
 python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "setup: $python is not Python 3.11 or newer; name one: make setup PYTHON=..." >&2
+  exit 1
+fi
 missing=$(apt_packages | tr '\n' ' ')
 "$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 missing=$(echo $missing)
