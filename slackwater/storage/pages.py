@@ -9,7 +9,11 @@ PAGE: Final = 4096
 
 
 class Pages:
-    """Bytes of a length, in pages that share content between copies until one is written."""
+    """Bytes of a length, in pages that share content between copies until one is written.
+
+    Invariant: a page's bytes past `size` are zero. What a call costs depends on the pages held,
+    not on the length: a terabyte of hole is free.
+    """
 
     __slots__ = ("_pages", "size")
 
@@ -28,6 +32,11 @@ class Pages:
     def held_bytes(self) -> int:
         """Return the bytes in pages, holes not counted."""
         return len(self._pages) * PAGE
+
+    def missing_bytes(self, offset: int, length: int) -> int:
+        """Return the bytes of pages that a write of the range would have to add."""
+        pages = range(offset // PAGE, -(-(offset + length) // PAGE))
+        return sum(PAGE for page in pages if page not in self._pages)
 
     def read(self, length: int, offset: int) -> bytes:
         """Return up to `length` bytes; fewer only at the end."""
@@ -54,41 +63,59 @@ class Pages:
                 old = self._pages.get(page, bytes(PAGE))
                 self._pages[page] = old[:inside] + bytes(piece) + old[inside + size :]
             at += size
-        self.size = max(self.size, end)
+        if data:
+            self.size = max(self.size, end)
 
     def zero(self, offset: int, length: int) -> None:
         """Drop whole pages of the range, clear the rest; the length stays."""
         end = min(offset + length, self.size)
-        at = offset
-        while at < end:
-            page, inside = divmod(at, PAGE)
-            size = min(PAGE - inside, end - at)
-            old = self._pages.get(page)
-            if old is not None:
-                if size == PAGE:
-                    del self._pages[page]
-                else:
-                    self._pages[page] = old[:inside] + bytes(size) + old[inside + size :]
-            at += size
+        for page in self._held(offset, end):
+            first, last = max(offset, page * PAGE), min(end, page * PAGE + PAGE)
+            if last - first == PAGE:
+                del self._pages[page]
+            else:
+                old = self._pages[page]
+                inside = first - page * PAGE
+                self._pages[page] = old[:inside] + bytes(last - first) + old[last - page * PAGE :]
 
     def resize(self, size: int) -> None:
         """Cut or extend with a hole."""
         if size < self.size:
             self.zero(size, self.size - size)
-            for page in [page for page in self._pages if page * PAGE >= size]:
+            for page in self._held(-(-size // PAGE) * PAGE, self.size):
                 del self._pages[page]
         self.size = size
 
+    def adopt(self, other: "Pages", offset: int, length: int) -> None:
+        """Take over whole the other's pages that touch a range; the length stays."""
+        end = offset + length
+        for page in self._held(offset, end):
+            del self._pages[page]
+        for page in other._held(offset, end):
+            self._pages[page] = other._pages[page]
+
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """Yield data and holes of the range, merged, by page."""
-        end = offset + length
-        at = offset
-        start, data = at, at // PAGE in self._pages
-        while at < end:
-            now = at // PAGE in self._pages
-            if now is not data:
-                yield Extent(start, at - start, data)
-                start, data = at, now
-            at = (at // PAGE + 1) * PAGE
-        if start < end:
-            yield Extent(start, end - start, data)
+        at, end = offset, offset + length
+        held = self._held(offset, end)
+        for index, page in enumerate(held):
+            if index and held[index - 1] == page - 1:
+                continue
+            start = max(page * PAGE, offset)
+            if start > at:
+                yield Extent(at, start - at, data=False)
+            while index + 1 < len(held) and held[index + 1] == held[index] + 1:
+                index += 1
+            at = min((held[index] + 1) * PAGE, end)
+            yield Extent(start, at - start, data=True)
+        if at < end:
+            yield Extent(at, end - at, data=False)
+
+    def _held(self, offset: int, end: int) -> list[int]:
+        """Return the numbers of the pages held that touch a range, in order."""
+        pages = range(offset // PAGE, -(-end // PAGE))
+        if end <= offset:
+            return []
+        if len(pages) <= len(self._pages):
+            return [page for page in pages if page in self._pages]
+        return sorted(page for page in self._pages if page in pages)

@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ _PIECES: Final = os.sysconf("SC_IOV_MAX")
 _ZERO_STEP: Final = 1 << 20
 _ZEROES: Final = bytes(_ZERO_STEP)
 _NO_PUNCH: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL})
+PROBE: Final = ".probe-"
+"""How the name of a passing test file begins, where a file must have one."""
 _NETWORK: Final = {0x6969: "NFS", 0xFF534D42: "CIFS", 0xFE534D42: "SMB2", 0x01021997: "9p"}
 
 
@@ -75,28 +78,31 @@ class RealFile:
             view = memoryview(piece)
             done = min(max(written - at, 0), len(view))
             while done < len(view):
-                done += os.pwrite(self.descriptor, view[done:], offset + at + done)
+                more = os.pwrite(self.descriptor, view[done:], offset + at + done)
+                if not more:
+                    raise OSError(errno.EIO, "the write got stuck", str(self.path))
+                done += more
             at += len(view)
 
     def zero(self, offset: int, length: int) -> None:
         """Punch a hole, or write zeroes in bounded steps (D12)."""
-        if length <= 0:
+        end = min(offset + length, self.size())
+        if end <= offset or (not self._is_device and self._punch(offset, end - offset)):
             return
-        if not self._is_device:
-            result = _LIBC.fallocate(
-                self.descriptor,
-                _FALLOC_PUNCH_HOLE,
-                ctypes.c_int64(offset),
-                ctypes.c_int64(length),
-            )
-            if result == 0:
-                return
-            number = ctypes.get_errno()
-            if number not in _NO_PUNCH:
-                raise OSError(number, os.strerror(number), str(self.path))
-        for step in range(offset, offset + length, _ZERO_STEP):
-            size = min(_ZERO_STEP, offset + length - step)
+        for step in range(offset, end, _ZERO_STEP):
+            size = min(_ZERO_STEP, end - step)
             self.write((_ZEROES if size == _ZERO_STEP else bytes(size),), step)
+
+    def _punch(self, offset: int, length: int) -> bool:
+        """Punch a hole; False: the file system has none."""
+        arguments = (_FALLOC_PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length))
+        while _LIBC.fallocate(self.descriptor, *arguments) != 0:
+            number = ctypes.get_errno()
+            if number in _NO_PUNCH:
+                return False
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number), str(self.path))
+        return True
 
     def sync(self) -> None:
         """Run fdatasync."""
@@ -117,6 +123,10 @@ class RealFile:
             return os.lseek(self.descriptor, 0, os.SEEK_END)
         return os.fstat(self.descriptor).st_size
 
+    def allocated_bytes(self) -> int:
+        """Return what the file system counts for the file; a device is all allocated."""
+        return self.size() if self._is_device else os.fstat(self.descriptor).st_blocks * 512
+
     def resize(self, size: int) -> None:
         """Cut or extend with a hole; a device cannot grow here."""
         if self._is_device:
@@ -129,18 +139,20 @@ class RealFile:
         """Yield data and holes by SEEK_DATA and SEEK_HOLE."""
         end = offset + length
         if self._is_device:
-            yield Extent(offset, length, data=True)
+            if length:
+                yield Extent(offset, length, data=True)
             return
-        at = offset
+        start = at = offset  # a hole begins at `start`, what is looked at next at `at`
         while at < end:
             data = self._seek(at, os.SEEK_DATA, end)
-            if data > at:
-                yield Extent(at, data - at, data=False)
-            if data >= end:
-                return
-            hole = self._seek(data, os.SEEK_HOLE, end)
-            yield Extent(data, hole - data, data=True)
-            at = hole
+            at = self._seek(data, os.SEEK_HOLE, end) if data < end else end
+            if data < end and at == data:
+                continue  # another thread punched it in between: still the same hole
+            if data > start:
+                yield Extent(start, data - start, data=False)
+            if at > data:
+                yield Extent(data, at - data, data=True)
+            start = at
 
     def _seek(self, at: int, whence: int, end: int) -> int:
         try:
@@ -152,7 +164,10 @@ class RealFile:
 
     def map(self) -> memoryview:
         """Map the whole file, shared and writable."""
-        mapped = mmap.mmap(self.descriptor, self.size())
+        size = self.size()
+        if size == 0:
+            return memoryview(bytearray())
+        mapped = mmap.mmap(self.descriptor, size)
         self._maps.append(mapped)
         return memoryview(mapped)
 
@@ -189,7 +204,7 @@ class RealStorage:
         if create:
             flags |= os.O_CREAT
         if exclusive:
-            flags |= os.O_EXCL
+            flags |= os.O_CREAT | os.O_EXCL
         return RealFile(path, os.open(path, flags | os.O_CLOEXEC, 0o640))
 
     def exists(self, path: Path) -> bool:
@@ -237,11 +252,14 @@ class RealStorage:
                 f"another process holds {path}",
                 "Stop that process, or give this one another directory",
             ) from None
+        except OSError:
+            os.close(descriptor)
+            raise
         return RealLock(descriptor)
 
     def open_database(self, path: Path) -> SqliteDatabase:
         """Open or make a database."""
-        return SqliteDatabase(path)
+        return SqliteDatabase.open(path)
 
     def free_bytes(self, path: Path) -> int:
         """Return what statvfs calls available."""
@@ -253,16 +271,14 @@ class RealStorage:
         network = _NETWORK.get(_file_system_magic(directory))
         if network is not None:
             raise _unfit(directory, f"is on {network}, a network file system")
-        probe = directory / f".probe-{os.getpid()}"
         try:
-            self.lock(probe).close()
-            with probe.open("r+b") as file:
-                file.truncate(1 << 30)
-                sparse = os.fstat(file.fileno()).st_blocks * 512 < 1 << 20
+            # A file without a name: two roles that start at once do not see each other's.
+            with tempfile.TemporaryFile(prefix=PROBE, dir=directory) as probe:
+                fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                probe.truncate(1 << 30)
+                sparse = os.fstat(probe.fileno()).st_blocks * 512 < 1 << 20
         except OSError as error:
             raise _unfit(directory, f"cannot lock or extend files ({error.strerror})") from error
-        finally:
-            probe.unlink(missing_ok=True)
         if not sparse:
             raise _unfit(directory, "has no sparse files")
 

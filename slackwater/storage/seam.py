@@ -53,6 +53,10 @@ class File(Protocol):
         """Return the length in bytes."""
         ...
 
+    def allocated_bytes(self) -> int:
+        """Return the bytes that take space, holes not counted."""
+        ...
+
     def resize(self, size: int) -> None:
         """Cut or extend with a hole."""
         ...
