@@ -106,8 +106,13 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
             snapshot=self._snapshot_at,
         )
         end = parts.log.end
-        must_recover = not parts.is_clean and parts.checkpoint.offset < end.offset
-        self._recover_to: LogPoint | None = end if must_recover else None
+        # After a clean stop at a message the replica stands there again once it is reached.
+        stood = parts.database.delivery() is not None
+        ahead = parts.catalogue.next_boundary(parts.checkpoint.offset) is not None
+        must_recover = not parts.is_clean or stood or ahead
+        self._recover_to: LogPoint | None = None
+        if must_recover and parts.checkpoint.offset < end.offset:
+            self._recover_to = end
         self.syncing.drop_old_guards()
         self._writer = Worker("log-" + self.name, self.write_some, IDLE_SECONDS, self._died)
         self._applying = Worker("apply-" + self.name, self.step, IDLE_SECONDS, self._died)

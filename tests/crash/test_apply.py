@@ -9,24 +9,17 @@ What must be so after every reopening (the numbers are cited by docs/failure-mod
 * a6: a frozen replica stands at its message, and nothing after it is in a volume.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-from slackwater import errors
-from slackwater.apply.regions import Cursor, Region
 from slackwater.apply.replica import Replica
 from slackwater.apply.status import ReplicaState
-from slackwater.apply.syncing import VolumeSpec
 from slackwater.clock import ManualClock
-from slackwater.group.directory import DataDirectory
-from slackwater.position import Position
 from slackwater.storage.simulated import SimulatedStorage
 from slackwater.v1 import common_pb2
 from tests.support.simulation import every_crash
 from tests.unit.apply.stream import (
     APPLICATION,
     CHUNK,
-    ROOT,
     Stream,
     apply_all,
     live,

@@ -1,4 +1,4 @@
-"""A full sync crashed at every storage call: the guard holds, and the sync ends right (D25, D27)."""
+"""A full sync crashed at every storage call: the guard holds, the sync ends right (D25, D27)."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def places() -> list[tuple[int, int, int]]:
 def send_regions(
     replica: Replica, stream: Stream, cursor: tuple[int, int] | None, step: Any
 ) -> None:
-    """Send what is past the cursor, each region as the Primary's volumes are after the last record."""
+    """Send what is past the cursor, each region as the Primary's volumes are by then."""
     sequence = 0
     for volume, offset, length in places():
         if cursor is not None and (volume, offset) < cursor:
