@@ -106,6 +106,8 @@ class RealFile:
 
     def sync(self) -> None:
         """Run fdatasync."""
+        if self.descriptor < 0:
+            raise OSError(errno.EBADF, "the file is closed", str(self.path))
         os.fdatasync(self.descriptor)
 
     def start_writeback(self, offset: int, length: int) -> None:
