@@ -90,7 +90,8 @@ def workload(storage: SimulatedStorage, journal: list[Any]) -> None:
         new.write(1, 100 * sequence, bytes([sequence]) * 5000)
         new.write(1, PIECE + 100 * sequence, bytes([sequence]) * 3000)
         receive(replica, new)
-        apply_all(replica)
+        if sequence != 1:  # once, records on both sides of a region's place wait together
+            apply_all(replica)
         if sequence == 2:
             replica.checkpoint()
         new.write(3, sequence, b"tail")
