@@ -42,7 +42,7 @@ def every_crash(
     again: bool = True,
     stride: int = 1,
 ) -> int:
-    """Crash at every call (or every `stride`-th), verify what is left; return the crashes made.
+    """Crash at every call (or every `stride`-th) and after the last; return the crashes made.
 
     `verify` opens the storage, so it recovers. It runs on each survivor; with `again` it is also
     crashed in its own first calls (one place per survivor, drawn by the call's number), by a power
@@ -51,16 +51,8 @@ def every_crash(
     total = calls_of(workload, make)
     assert total > 0
     crashes = 0
-    for call in range(1, total + 1, stride):
-        storage = make()
-        storage.crash_at = call
-        journal: list[Any] = []
-        try:
-            workload(storage, journal)
-        except SimulatedCrash:
-            pass
-        else:
-            raise AssertionError(f"call {call} of {total} was not reached again")
+    for call in (*range(1, total + 1, stride), total + 1):
+        storage, journal = _dead_at(workload, make, call, total)
         for way, survivor in survivors(storage, call, policies):
             crashes += 1
             _note(f"crash at call {call} of {total} ({storage.call_log[-1]}), {way}")
@@ -68,6 +60,22 @@ def every_crash(
                 _crash_in_recovery(survivor, verify, journal, call)
             verify(survivor, list(journal))
     return crashes
+
+
+def _dead_at(
+    workload: Workload, make: Callable[[], SimulatedStorage], call: int, total: int
+) -> tuple[SimulatedStorage, list[Any]]:
+    """Run the workload up to a call; past the last one it ends, and dies with all it promised."""
+    storage = make()
+    storage.crash_at = call
+    journal: list[Any] = []
+    try:
+        workload(storage, journal)
+    except SimulatedCrash:
+        assert call <= total, "the workload made more calls than the first time"
+    else:
+        assert call > total, f"call {call} of {total} was not reached again"
+    return storage, journal
 
 
 def _crash_in_recovery(
