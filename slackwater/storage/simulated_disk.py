@@ -34,7 +34,7 @@ class Mapping:
     def __init__(self, content: bytes) -> None:
         """Map `content`."""
         self.data = bytearray(content)
-        self.seen = content
+        self.seen = bytearray(content)
 
     def is_released(self) -> bool:
         """Tell whether nobody can store through it any more."""
@@ -101,11 +101,10 @@ class Node:
             content = bytes(mapping.data)
             for offset in range(0, min(len(content), self.visible.size), PAGE):
                 page = content[offset : min(offset + PAGE, self.visible.size)]
-                if page != mapping.seen[offset : offset + len(page)]:
+                if mapping.seen[offset : offset + len(page)] != page:
                     self.visible.write(offset, page)
                     self.unsynced.append(("write", offset, page))
                     self._show(offset, len(page))
-            mapping.seen = content
             if mapping.is_released():
                 self.mappings.remove(mapping)
 
@@ -115,8 +114,7 @@ class Node:
             end = min(offset + length, len(mapping.data))
             if end > offset:
                 data = self.visible.read(end - offset, offset).ljust(end - offset, b"\0")
-                mapping.data[offset:end] = data
-                mapping.seen = bytes(mapping.data)
+                mapping.data[offset:end] = mapping.seen[offset:end] = data
 
     def copy(self) -> "Node":
         """Return an independent copy that nobody maps or locks."""
