@@ -33,6 +33,7 @@ from slackwater.position import LogPoint, Position
 from slackwater.v1 import common_pb2, record_pb2
 
 OnAnswer = Callable[[Delivered | None, bool], None]
+OnVerdict = Callable[[Message, Verdict], None]
 
 _BEHAVIOURS: Final = {
     common_pb2.MESSAGE_BEHAVIOUR_UNSPECIFIED: Behaviour.FREEZE,
@@ -75,6 +76,7 @@ class Messages:
         self._queue: deque[DeliveryAction] = deque()
         self._answers: dict[Receiver, OnAnswer] = {}
         self._reaching = 0
+        self.on_verdict: OnVerdict = _nobody_asked
         self.delivery = Delivery(
             [Application(row.name, row.created_ns) for row in database.applications()],
             [_message_of_row(row) for row in database.messages_in_state(INBOX)],
@@ -117,6 +119,7 @@ class Messages:
             self._database.record_effect(
                 lsn, "SNAPSHOTTED", {"snapshot": name}, verdict=self._row(message, verdict)
             )
+            self.on_verdict(message, verdict)
             return True, True
         self._reaching = lsn
         self.delivery.reach(message, self._clock.monotonic(), consistent)
@@ -150,9 +153,12 @@ class Messages:
                     )
                 else:
                     self._database.add_verdict(row)
+                self.on_verdict(message, verdict)
             case KeepNotified(message):
-                notified = self._row(message, Verdict(VerdictState.NOTIFIED))
+                verdict = Verdict(VerdictState.NOTIFIED)
+                notified = self._row(message, verdict)
                 self._database.keep_notified(message.message_id, message.position.lsn, notified)
+                self.on_verdict(message, verdict)
             case TakeNotified(message):
                 self._database.set_message_state(message.message_id, TAKEN)
             case StoreTimers(timers):
@@ -264,6 +270,11 @@ class Messages:
         timers = self.delivery.timers(self._clock.monotonic())
         if timers is not None:
             self._store(timers)
+
+
+def _nobody_asked(message: Message, verdict: Verdict) -> None:
+    """Tell nobody about a verdict that is durable."""
+    del message, verdict
 
 
 def _nobody(delivered: Delivered | None, stopped: bool) -> None:

@@ -6,11 +6,13 @@ for applying (C8); when the log is full it stops acking and says so.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from slackwater import errors
+from slackwater.histogram import Histogram
 from slackwater.log.log import Log
 from slackwater.log.run import Run
 from slackwater.position import Position
@@ -34,6 +36,7 @@ class Receiver:
         self.is_full = False
         self.received_bytes = 0
         self.received_records = 0
+        self.sync_seconds = Histogram()
         self._queue: deque[tuple[Run, OnDurable]] = deque()
         self._lock = threading.Lock()
         self._write_lock = threading.Lock()
@@ -83,7 +86,9 @@ class Receiver:
             except errors.NoSpace:
                 self._put_back(batch)
                 return False
+            began = time.perf_counter()
             durable = self.log.sync().position
+            self.sync_seconds.observe(time.perf_counter() - began)
             self.is_full = False
             size = sum(run.size for run, _ in batch)
             with self._lock:

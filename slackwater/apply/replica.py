@@ -12,6 +12,7 @@ goes back but by a sync; an effect happens once per lsn.
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ from slackwater.apply.syncing import Syncing
 from slackwater.apply.workers import IDLE_SECONDS, TICK_SECONDS, Worker
 from slackwater.clock import Clock
 from slackwater.group.directory import DataDirectory, GroupDirectory
+from slackwater.histogram import Histogram
 from slackwater.position import LogPoint
 from slackwater.record import KIND_IBC_MESSAGE, Buffer, RecordView
 from slackwater.storage.seam import Storage
@@ -60,6 +62,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
         self.on_change: Callable[[], None] = _nothing
         self.failure: errors.SlackwaterError | None = None
         self.is_closed = False
+        self.apply_seconds = Histogram()
         self._parts = parts
         self._storage = parts.storage
         self._apply_lock = threading.RLock()
@@ -212,6 +215,10 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
         else:
             self._fail(errors.GroupFailed(self.name, f"{type(error).__name__}: {error}"))
 
+    def fail(self, error: errors.SlackwaterError) -> None:
+        """Stop here, position kept: what the stream brings cannot be taken."""
+        self._fail(error)
+
     def _fail(self, error: errors.SlackwaterError) -> None:
         if self.failure is None:
             self.failure = error
@@ -281,11 +288,14 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
         with self._apply_lock:
             if self.failure is not None or self.is_closed:
                 return False
+            began = time.perf_counter()
             try:
                 did = self.applier.step()
             except errors.SlackwaterError as error:
                 self._fail(error)
                 return False
+            if did:
+                self.apply_seconds.observe(time.perf_counter() - began)
             self._check_recovered()
         if did:
             self.on_change()

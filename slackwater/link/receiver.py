@@ -281,11 +281,19 @@ class LinkReceiver:
             )
         )
 
-    def sync_refused(self, request: StartSync, detail: str) -> None:
-        """The guard snapshot could not be kept: nothing was changed (D27)."""
+    def sync_refused(
+        self,
+        request: StartSync,
+        detail: str,
+        reason: replication_pb2.Reject.Reason.ValueType = _Reject.REASON_NO_SPACE,
+    ) -> None:
+        """The sync cannot begin, by default for want of room for the guard (D27): nothing changed.
+
+        REASON_FROZEN lets the Primary try again by itself, REASON_NO_SPACE waits for an operator.
+        """
         if request is self._starting:
             self._starting = None
-            self._reject(_Reject.REASON_NO_SPACE, detail)
+            self._reject(reason, detail)
 
     def _sync_regions(self, message: replication_pb2.SyncRegions) -> None:
         if message.sync_id != self._sync_id or message.sequence != self._next_sequence:

@@ -141,9 +141,9 @@ class Catalogue:
         """
         return self._entry(name).row
 
-    def preserved_bytes(self, name: str) -> int:
-        """Return the bytes its overlays take."""
-        return sum(overlay.end for overlay in self._entry(name).overlays.values())
+    def preserved_bytes(self, name: str) -> dict[int, int]:
+        """Return the bytes that each of its overlays takes, by volume id."""
+        return {number: overlay.end for number, overlay in self._entry(name).overlays.items()}
 
     def used_volumes(self) -> frozenset[int]:
         """Return the ids of the volumes whose bytes a snapshot needs."""
