@@ -1,0 +1,333 @@
+"""`slackwater snapshot`: points of a replica that stay, through the snapshot service."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from slackwater.cli import words
+from slackwater.cli.command import command, confirm
+from slackwater.cli.commands.group import DryRun, Yes
+from slackwater.cli.commands.group import Name as Group
+from slackwater.cli.failure import EXIT_FAILED, Failure, not_found, usage
+from slackwater.cli.screen import as_dict
+from slackwater.cli.session import Session
+from slackwater.v1 import common_pb2, resources_pb2, snapshot_pb2
+
+MAX_WAIT_SECONDS = 86_400.0
+_OVER = frozenset(
+    (
+        snapshot_pb2.Run.STATE_SUCCEEDED,
+        snapshot_pb2.Run.STATE_FAILED,
+        snapshot_pb2.Run.STATE_CANCELLED,
+    )
+)
+
+app = typer.Typer(help="Take, list, export and remove snapshots of replicas.", no_args_is_help=True)
+Snapshot = Annotated[str, typer.Argument(help="For example demo/s1.", metavar="GROUP/SNAPSHOT")]
+Second = Annotated[str | None, typer.Argument(metavar="SNAPSHOT", help="Or its name apart.")]
+
+
+def add_to(root: typer.Typer) -> None:
+    """Add the noun."""
+    root.add_typer(app, name="snapshot")
+
+
+@command(app, "create", "slackwater snapshot create demo s1")
+def create(
+    session: Session,
+    group: Annotated[str, typer.Argument(help="The group.", metavar="GROUP")],
+    snapshot: Annotated[
+        str | None,
+        typer.Argument(help="Its name; made from the time without.", metavar="SNAPSHOT"),
+    ] = None,
+    at_next: Annotated[
+        str | None,
+        typer.Option(
+            "--at-next", help="Not now: at the next message of this application.", metavar="APP"
+        ),
+    ] = None,
+    within: Annotated[
+        str, typer.Option("--within", help="How long to wait for that message.", metavar="DURATION")
+    ] = "10m",
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Return when it is done, or at once.")
+    ] = True,
+) -> None:
+    """Take a snapshot: of where the replica stands, if it is frozen exactly at the message."""
+    if snapshot is None and "/" in group.removeprefix("groups/"):
+        owner, snapshot = words.split_child(words.child_name(group, None, "snapshots"))
+    else:
+        owner = words.group_name(group)
+    request = snapshot_pb2.StartSnapshotRequest(group=owner, snapshot_id=snapshot or "")
+    patience = 0.0
+    if at_next is not None:
+        patience = words.parse_duration(within, "--within")
+        if not 0 < patience <= MAX_WAIT_SECONDS:
+            raise usage("--within: more than 0, at most 24h", "--within 10m", "wait_timeout")
+        request.at_next_message.application = at_next
+        request.at_next_message.wait_timeout.CopyFrom(words.as_duration(patience))
+    else:
+        request.now.SetInParent()
+    run = session.call(
+        "snapshot",
+        session.snapshot.StartSnapshot,
+        request,
+        hint=f"slackwater snapshot list {words.last(owner)}",
+    ).run
+    if wait:
+        run = _follow(session, run, patience + 120.0)
+    _show_run(session, run)
+    _refuse_failed(run)
+    session.screen.done(
+        "",
+        f"slackwater snapshot export {words.last(owner)} {words.last(run.snapshot)}"
+        if run.snapshot
+        else f"slackwater snapshot run {run.name}",
+    )
+
+
+@command(app, "list", "slackwater snapshot list demo")
+def list_snapshots(session: Session, group: Group) -> None:
+    """List the snapshots of a group, as the Secondary has them."""
+    snapshots = _all(session, words.group_name(group))
+    rows = [
+        (
+            words.last(row.name),
+            _state(row),
+            words.position(row.position),
+            _grade(row.grade, row.grade_reason),
+            words.last(row.message) if row.message else "-",
+            words.moment(row.create_time),
+            words.size(sum(volume.preserved_bytes for volume in row.volumes)),
+            "yes" if row.exported else "no",
+        )
+        for row in snapshots
+    ]
+    session.screen.listing(
+        "snapshots",
+        snapshots,
+        ("name", "state", "position", "grade", "message", "made", "keeps", "exported"),
+        rows,
+        f"no snapshots; take one: slackwater snapshot create {group} s1",
+    )
+
+
+@command(app, "get", "slackwater snapshot get demo s1")
+def get(session: Session, snapshot: Snapshot, second: Second = None) -> None:
+    """Show one snapshot."""
+    name = words.child_name(snapshot, second, "snapshots")
+    group, _ = words.split_child(name)
+    for row in _all(session, group):
+        if row.name == name:
+            _show(session, row)
+            return
+    raise not_found("snapshot", name, f"slackwater snapshot list {words.last(group)}")
+
+
+@command(app, "delete", "slackwater snapshot delete demo s1 --yes")
+def delete(
+    session: Session,
+    snapshot: Snapshot,
+    second: Second = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Remove a snapshot; says first what would be lost."""
+    name = words.child_name(snapshot, second, "snapshots")
+    request = snapshot_pb2.SnapshotServiceDeleteSnapshotRequest(name=name, validate_only=True)
+    hint = _hint(name)
+    answer = session.call("snapshot", session.snapshot.DeleteSnapshot, request, hint=hint)
+    shown = f"snapshot {words.last(name)}"
+    if not confirm(session, list(answer.losses), shown, yes, dry_run):
+        return
+    request.validate_only = False
+    answer = session.call("snapshot", session.snapshot.DeleteSnapshot, request, hint=hint)
+    session.screen.removed(shown, answer.losses)
+
+
+@command(app, "export", "slackwater snapshot export demo s1")
+def export(session: Session, snapshot: Snapshot, second: Second = None) -> None:
+    """Export a snapshot's volumes read-only over NBD."""
+    name = words.child_name(snapshot, second, "snapshots")
+    request = snapshot_pb2.SnapshotServiceExportSnapshotRequest(name=name)
+    answer = session.call("snapshot", session.snapshot.ExportSnapshot, request, hint=_hint(name))
+    session.screen.resource(
+        answer,
+        [
+            ("snapshot", answer.snapshot.name),
+            ("position", words.position(answer.snapshot.position)),
+            ("grade", _grade(answer.snapshot.grade, answer.snapshot.grade_reason)),
+            *(("nbd", uri) for uri in answer.nbd_uris),
+        ],
+    )
+    if answer.nbd_uris:
+        session.screen.done("", f"nbdinfo '{answer.nbd_uris[0]}'")
+
+
+@command(app, "unexport", "slackwater snapshot unexport demo s1")
+def unexport(session: Session, snapshot: Snapshot, second: Second = None) -> None:
+    """End the export of a snapshot; connected clients are disconnected."""
+    name = words.child_name(snapshot, second, "snapshots")
+    request = snapshot_pb2.SnapshotServiceUnexportSnapshotRequest(name=name)
+    answer = session.call("snapshot", session.snapshot.UnexportSnapshot, request, hint=_hint(name))
+    _show(session, answer.snapshot)
+
+
+@command(app, "runs", "slackwater snapshot runs demo")
+def runs(
+    session: Session,
+    group: Annotated[str | None, typer.Argument(help="Only this group's.", metavar="GROUP")] = None,
+    limit: Annotated[int, typer.Option(help="Newest so many.", min=1, max=10_000)] = 20,
+) -> None:
+    """List what the snapshot service did and does."""
+    request = snapshot_pb2.ListRunsRequest(group=words.group_name(group) if group else "")
+    found = session.pages("snapshot", session.snapshot.ListRuns, request, "runs", limit)
+    rows = [
+        (
+            words.last(run.name),
+            words.last(run.group),
+            _run_state(run),
+            words.moment(run.create_time),
+            words.last(run.snapshot) if run.snapshot else "-",
+            words.or_none(run.error or (run.steps[-1].step if run.steps else "")),
+        )
+        for run in found
+    ]
+    session.screen.listing(
+        "runs",
+        found,
+        ("run", "group", "state", "started", "snapshot", "step or error"),
+        rows,
+        "no runs yet",
+    )
+
+
+Run = Annotated[str, typer.Argument(help="As 'runs' lists it.", metavar="RUN")]
+
+
+@command(app, "run", "slackwater snapshot run 0193f2a7")
+def run_get(session: Session, run: Run) -> None:
+    """Show one run with its steps."""
+    request = snapshot_pb2.GetRunRequest(name=_run_name(run))
+    answer = session.call(
+        "snapshot", session.snapshot.GetRun, request, hint="slackwater snapshot runs"
+    )
+    _show_run(session, answer.run)
+
+
+@command(app, "cancel", "slackwater snapshot cancel 0193f2a7")
+def cancel(session: Session, run: Run) -> None:
+    """End a run; a freeze that it holds is thawed."""
+    request = snapshot_pb2.CancelRunRequest(name=_run_name(run))
+    answer = session.call(
+        "snapshot", session.snapshot.CancelRun, request, hint="slackwater snapshot runs"
+    )
+    _show_run(session, answer.run)
+
+
+def _follow(session: Session, run: snapshot_pb2.Run, seconds: float) -> snapshot_pb2.Run:
+    """Wait until a run is over."""
+    if run.state in _OVER:
+        return run
+    request = snapshot_pb2.WatchRunRequest(name=run.name)
+    shown = ""
+    for change in session.stream("snapshot", session.snapshot.WatchRun, request, seconds):
+        run = change.run
+        step = run.steps[-1].step if run.steps else ""
+        if session.screen.is_terminal and step != shown and run.state not in _OVER:
+            session.screen.note(f"{words.last(run.name)}: {_run_state(run)} {step}")
+            shown = step
+    return run
+
+
+def _refuse_failed(run: snapshot_pb2.Run) -> None:
+    if run.state in (snapshot_pb2.Run.STATE_FAILED, snapshot_pb2.Run.STATE_CANCELLED):
+        raise Failure(
+            run.error or "the run was cancelled",
+            EXIT_FAILED,
+            _run_state(run),
+            "RUN_FAILED",
+            next_step=f"slackwater snapshot run {words.last(run.name)}",
+        )
+
+
+def _all(session: Session, group: str) -> list[resources_pb2.Snapshot]:
+    request = snapshot_pb2.SnapshotServiceListSnapshotsRequest(group=group)
+    return session.pages("snapshot", session.snapshot.ListSnapshots, request, "snapshots")
+
+
+def _run_name(text: str) -> str:
+    return text if "/" in text else f"tasks/snapshot/runs/{text}"
+
+
+def _run_state(run: snapshot_pb2.Run) -> str:
+    return words.word(snapshot_pb2.Run.State.Name(run.state), "STATE_")
+
+
+def _state(row: resources_pb2.Snapshot) -> str:
+    return words.word(resources_pb2.SnapshotState.Name(row.state), "SNAPSHOT_STATE_")
+
+
+def _grade(grade: common_pb2.SnapshotGrade.ValueType, reason: str = "") -> str:
+    name = words.word(common_pb2.SnapshotGrade.Name(grade), "SNAPSHOT_GRADE_").lower()
+    return f"{name} ({reason})" if reason else name
+
+
+def _hint(name: str) -> str:
+    return f"slackwater snapshot list {words.last(words.split_child(name)[0])}"
+
+
+def _show(session: Session, row: resources_pb2.Snapshot) -> None:
+    session.screen.resource(
+        row,
+        [
+            ("name", row.name),
+            ("state", _state(row)),
+            ("reason", row.state_reason),
+            ("uid", row.uid),
+            ("position", words.position(row.position)),
+            ("grade", _grade(row.grade, row.grade_reason)),
+            ("message", row.message),
+            ("made", f"{words.moment(row.create_time)}, in {words.duration(row.create_duration)}"),
+            *(
+                (
+                    f"volume {volume.volume}",
+                    f"{words.size(volume.size_bytes)}, keeps {words.size(volume.preserved_bytes)}"
+                    + (f", NBD {volume.export_name}" if volume.export_name else ""),
+                )
+                for volume in row.volumes
+            ),
+            ("exported", "yes" if row.exported else "no"),
+        ],
+    )
+
+
+def _show_run(session: Session, run: snapshot_pb2.Run) -> None:
+    if session.screen.is_json:
+        session.screen.json(as_dict(run))
+        return
+    rows = [
+        ("run", run.name),
+        ("state", _run_state(run)),
+        ("error", run.error),
+        ("group", run.group),
+        ("snapshot", run.snapshot),
+        ("grade", _grade(run.grade)),
+        ("message", run.message),
+        ("position", words.position(run.position)),
+        (
+            "taken in",
+            words.duration(run.snapshot_duration) if run.HasField("snapshot_duration") else "",
+        ),
+        ("frozen for", words.duration(run.frozen_for) if run.HasField("frozen_for") else ""),
+        ("started", f"{words.moment(run.create_time)}, {words.age(run.create_time, time.time())}"),
+    ]
+    for step in run.steps:
+        spent = (
+            words.seconds((step.end_time.ToNanoseconds() - step.start_time.ToNanoseconds()) / 1e9)
+            if step.HasField("end_time")
+            else "running"
+        )
+        rows.append((f"step {step.step}", f"{spent}{': ' if step.error else ''}{step.error}"))
+    session.screen.facts(rows)
