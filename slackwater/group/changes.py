@@ -5,6 +5,7 @@ a crash in between is mended by replay: the row follows the record, never the ot
 (D11, D28).
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from slackwater import record
@@ -13,6 +14,7 @@ from slackwater.group.directory import GroupDirectory
 from slackwater.group.rows import MessageRow, VolumeRow
 from slackwater.group.volume import Volume
 from slackwater.group.writer import GroupWriter
+from slackwater.position import LogPoint
 from slackwater.storage.seam import Storage
 from slackwater.v1 import record_pb2
 
@@ -45,25 +47,40 @@ class VolumeSet:
 
         Raises:
             AlreadyExists: the name is taken.
-            NoSpace: there is no room for the file's name or the record.
+            NoSpace: there is no room for the file's name or the record; or group.db has none for
+                the row, then the volume appears as soon as it has.
             InvalidRequest: the device is not there or too small, or the file system cannot hold
                 a file that large.
         """
+        self.writer.settle_rows()
         self.check_new(name)
         database = self.writer.database
         row = database.reserve_volume(name, size, device or f"volumes/{name}.raw")
         try:
             volume = self._make(row, device)
-            with self.writer.hold():
-                point = self.writer.append_control(
-                    record.KIND_VOLUME_CHANGE, _body(row, record_pb2.VolumeChange.KIND_ADD)
-                )
-                database.put_volume(replace(row, state="ACTIVE", lsn=point.position.lsn))
         except (InvalidRequest, NoSpace):
             self._forget(row)
             raise
-        self.writer.volumes[row.id] = volume
+        with self.writer.hold() as hold:
+            point = self._append(volume, row)
+            active = replace(row, state="ACTIVE", lsn=point.position.lsn)
+
+            def serve() -> None:
+                database.put_volume(active)
+                self.writer.volumes[row.id] = volume
+
+            hold.write(serve)
         return volume
+
+    def _append(self, volume: Volume, row: VolumeRow) -> LogPoint:
+        """Append the record of a new volume, or leave nothing of the volume."""
+        body = _body(row, record_pb2.VolumeChange.KIND_ADD)
+        try:
+            return self.writer.append_control(record.KIND_VOLUME_CHANGE, body)
+        except NoSpace:
+            volume.close()
+            self._forget(row)
+            raise
 
     def check_new(self, name: str) -> None:
         """Raise AlreadyExists if the name is taken."""
@@ -105,19 +122,23 @@ class VolumeSet:
         Raises:
             NotFound: there is no such volume.
         """
+        self.writer.settle_rows()
         volume = self.by_name(name)
         database = self.writer.database
         row = next(row for row in database.volumes() if row.id == volume.id)
-        with self.writer.hold():
+        with self.writer.hold() as hold:
             point = self.writer.append_control(
                 record.KIND_VOLUME_CHANGE, _body(row, record_pb2.VolumeChange.KIND_REMOVE)
             )
-            database.put_volume(replace(row, state="REMOVING", lsn=point.position.lsn))
-        self.writer.checkpoint()
-        if self.writer.checkpoint_point.offset >= point.offset:
-            del self.writer.volumes[volume.id]
-            volume.close()
-            self._forget(row)
+            removing = replace(row, state="REMOVING", lsn=point.position.lsn)
+
+            def retire() -> None:
+                database.put_volume(removing)
+                self.writer.retire(volume, point, lambda: self._forget(row))
+
+            hold.write(retire)
+        with suppress(NoSpace):  # the removal stands; the file goes with a later checkpoint
+            self.writer.checkpoint()
 
 
 def _body(row: VolumeRow, kind: record_pb2.VolumeChange.Kind.ValueType) -> bytes:
@@ -146,11 +167,21 @@ def send_message(
     Raises:
         DeadlineExceeded: the fence took too long; nothing was inserted, writes go on (C2).
         GroupFailed: the group has stopped.
+        NoSpace: nothing was inserted; or it was, and group.db has no room for its row: the same
+            request, sent again, is answered as soon as it has.
     """
+    with writer.sending:
+        writer.settle_rows()
+        return _send(writer, message, fence_timeout)
+
+
+def _send(
+    writer: GroupWriter, message: record_pb2.IbcMessage, fence_timeout: float | None
+) -> SentMessage:
     known = writer.database.message_of_request(message.request_id)
     if known is not None:
         return SentMessage(known, repeated=True)
-    with writer.hold():
+    with writer.hold() as hold:
         if fence_timeout is None:
             row = _append(writer, message, through_gate=False)
         else:
@@ -162,7 +193,7 @@ def send_message(
                 held = writer.clock.monotonic() - began
             writer.fence_seconds.observe(held)
             row = replace(row, fence_seconds=held)
-        writer.database.put_message(row)
+        hold.write(lambda: writer.database.put_message(row))
     return SentMessage(row, repeated=False)
 
 

@@ -12,6 +12,7 @@ Locks: ``_mutex`` guards the queue, the gate and the counters and is held for mo
 the leader is a flag under ``_mutex``, not a lock; only the leader touches the log and the volumes.
 """
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,14 @@ from contextlib import contextmanager
 
 from slackwater import record
 from slackwater.clock import Clock
-from slackwater.errors import DeadlineExceeded, GroupFailed, NoSpace, SlackwaterError, StorageFailed
+from slackwater.errors import (
+    DeadlineExceeded,
+    GroupFailed,
+    NoSpace,
+    SlackwaterError,
+    StorageFailed,
+    Unavailable,
+)
 from slackwater.group.batch import RECORD_OVERHEAD_BYTES, Batch, Change
 from slackwater.group.pending import Pending
 from slackwater.histogram import Histogram
@@ -50,7 +58,8 @@ class Committer:
         *,
         writeback: bool,
         published: Callable[[LogPoint, LogPoint], None],
-        relieve: Callable[[], None],
+        relieve: Callable[[int], None],
+        stopped: Callable[[], None],
     ) -> None:
         """Commit into ``log``.
 
@@ -61,7 +70,8 @@ class Committer:
             clock: times of records and of the histograms.
             writeback: answer before the sync (D7).
             published: told (durable, in_volumes) after each change of either; must not block.
-            relieve: asked for log space by a waiting writer, no lock held (D9).
+            relieve: asked by a waiting writer for that much log space, no lock held (D9).
+            stopped: told once that the group has failed (D3); must not block.
         """
         self.log = log
         self.epoch = epoch
@@ -78,6 +88,7 @@ class Committer:
         self._clock = clock
         self._published = published
         self._relieve = relieve
+        self._stopped = stopped
         self._mutex = threading.Lock()
         self._changed = threading.Condition(self._mutex)
         self._queue: deque[Batch] = deque()
@@ -95,6 +106,7 @@ class Committer:
             GroupFailed: the log or a volume failed for good; nothing after it is durable.
             NoSpace: the disk under the log or a volume is full; nothing of the batch was logged,
                 or, past the first 8 MiB of a batch, only a prefix of it.
+            Unavailable: a volume fails what the log already holds (D4); nothing was logged.
         """
         if not self._admit(batch, through_gate):
             assert batch.wake is not None
@@ -112,17 +124,14 @@ class Committer:
             while True:
                 if self.failure is not None:
                     raise self.failure
-                if self.stalled is not None and not batch.control:
-                    raise NoSpace(
-                        f"a volume of group {self._group!r}",
-                        "Free space; writes go on by themselves",
-                    )
+                if self.stalled is not None and batch.changes and not batch.control:
+                    raise self._refusal(self.stalled)
                 if self._gate_closed and not through_gate:
                     self._changed.wait()
                 elif batch.control or self._has_room(batch.size):
                     break
                 else:
-                    self._wait_for_room()
+                    self._wait_for_room(batch.size)
             self._in_flight += 1
             self._queued_bytes += batch.size
             self._queue.append(batch)
@@ -136,15 +145,23 @@ class Committer:
     def _has_room(self, size: int) -> bool:
         return self.log.has_room(self._queued_bytes + size)
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, size: int) -> None:
         """Ask for space and wait a moment for it; called with the mutex held."""
+        needed = self._queued_bytes + size
         self._mutex.release()
         try:
-            self._relieve()
+            self._relieve(needed)
         finally:
             self._mutex.acquire()
-        if self.failure is None and not self.log.has_room(self._queued_bytes):
+        if self.failure is None and not self._has_room(size):
             self._changed.wait(0.05)
+
+    def _refusal(self, stalled: OSError) -> SlackwaterError:
+        """Say why a write is not taken while a volume refuses an earlier one (D4)."""
+        next_step = "Writes go on by themselves once the volume takes them"
+        if stalled.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoSpace(f"a volume of group {self._group!r}", f"Free space. {next_step}")
+        return Unavailable(f"a volume of group {self._group!r}: {stalled}", next_step)
 
     def room_made(self) -> None:
         """Wake writers that wait for log space, the gate, or a volume."""
@@ -168,7 +185,7 @@ class Committer:
             try:
                 while self._in_flight:
                     self._wait_until(deadline, timeout_seconds)
-            except DeadlineExceeded:
+            except BaseException:
                 self._open_gate()
                 raise
         try:
@@ -238,7 +255,7 @@ class Committer:
                 successor = self._queue[0]
             else:
                 self._leading = False
-            if self._gate_closed or self.failure is not None:
+            if self._gate_closed:
                 self._changed.notify_all()
         for batch in taken:
             if batch.wake is not None:
@@ -248,10 +265,13 @@ class Committer:
             successor.wake.release()
 
     def fail(self, cause: str) -> GroupFailed:
-        """Stop the group for good (D3); the first cause stays."""
-        if self.failure is None:
-            self.failure = GroupFailed(self._group, cause)
-        return self.failure
+        """Stop the group for good (D3) and wake who waits; the first cause stays."""
+        with self._mutex:
+            if self.failure is None:
+                self.failure = GroupFailed(self._group, cause)
+                self._stopped()
+                self._changed.notify_all()
+            return self.failure
 
     def _round(self, taken: list[Batch]) -> None:
         """Log, sync and write through the batches taken, in pieces of at most one commit."""
@@ -357,18 +377,14 @@ class Committer:
             self._hold_back(changes[done:])
             self.stalled = error
             return False
+        self.stalled = None
         return True
 
     def retry_volumes(self) -> bool:
-        """Try again what a volume refused; True when nothing is held any more."""
-        if self.stalled is None:
-            return True
-        batch = Batch((), sync=True, control=True)
-        self.stalled, before = None, self.stalled
-        try:
-            self.commit(batch, through_gate=True)
-        except NoSpace:
-            self.stalled = before
-        if self.stalled is None:
-            self.room_made()
+        """Try again what a volume refused; True when nothing is held any more.
+
+        Writes stay refused while it is tried: each that slipped in would be held in memory.
+        """
+        if self.stalled is not None:
+            self.commit(Batch((), sync=True, control=True), through_gate=True)
         return self.stalled is None

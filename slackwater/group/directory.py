@@ -7,7 +7,8 @@
     <data-dir>/groups/<name>/       group.db  log/  volumes/  maps/  snapshots/  LOCK
 
 A group's directory appears whole: it is built under a name that no group can have, synced, and
-renamed. What a crash leaves of that is removed when the data directory is opened.
+renamed; it goes the same way back. What a crash leaves of that is removed when the role that was
+at it opens the data directory again.
 """
 
 import json
@@ -77,10 +78,11 @@ class GroupDirectory:
 class DataDirectory:
     """A service's data directory, open for one role."""
 
-    def __init__(self, storage: Storage, path: Path, lock: Lock) -> None:
+    def __init__(self, storage: Storage, path: Path, role: str, lock: Lock) -> None:
         """Use a directory that `open` has checked."""
         self.path = path
         self.groups_path = path / "groups"
+        self._building = f"{BUILDING}{role}-"
         self._storage = storage
         self._lock = lock
 
@@ -92,20 +94,28 @@ class DataDirectory:
             FailedPrecondition: it is not ours, of a newer format, on an unfit file system, or in
                 use by another process of the role.
         """
-        if not storage.exists(path):
+        if _needs_marker(storage, path):
             storage.make_directory(path)
             storage.sync_directory(path.parent)
         storage.check(path)
         lock = storage.lock(path / f"{role}.lock")
         try:
-            _check_marker(storage, path)
-            directory = cls(storage, path, lock)
+            if _needs_marker(storage, path):
+                _write_marker(storage, path, role)
+            directory = cls(storage, path, role, lock)
             storage.make_directory(directory.groups_path)
             storage.sync_directory(path)
+            directory._clean_up()
         except BaseException:
             lock.close()
             raise
         return directory
+
+    def _clean_up(self) -> None:
+        """Remove what a crash of this role left of groups being made or removed."""
+        for name in self._storage.listing(self.groups_path):
+            if name.startswith(self._building):
+                self._storage.remove_tree(self.groups_path / name)
 
     def group(self, name: str) -> GroupDirectory:
         """Return a group's directory, whether it exists or not."""
@@ -132,7 +142,7 @@ class DataDirectory:
         target = self.group(name)
         if self._storage.exists(target.path):
             raise AlreadyExists("group", name)
-        building = GroupDirectory(self.groups_path / f"{BUILDING}{name}")
+        building = GroupDirectory(self.groups_path / f"{self._building}{name}")
         self._storage.remove_tree(building.path)
         for path in (building.log, building.volumes, building.maps, building.snapshots):
             self._storage.make_directory(path)
@@ -151,7 +161,7 @@ class DataDirectory:
         path = self.group(name).path
         if not self._storage.exists(path):
             raise NotFound("group", name)
-        going = self.groups_path / f"{BUILDING}{name}"
+        going = self.groups_path / f"{self._building}{name}"
         self._storage.remove_tree(going)
         self._storage.rename(path, going)
         self._storage.sync_directory(self.groups_path)
@@ -162,22 +172,25 @@ class DataDirectory:
         self._lock.close()
 
 
-def _check_marker(storage: Storage, path: Path) -> None:
+def _needs_marker(storage: Storage, path: Path) -> bool:
+    """Tell whether the directory is still to be made ours; nothing is changed.
+
+    Raises:
+        FailedPrecondition: it is somebody else's, or of a newer format.
+    """
     marker = path / MARKER
-    if not storage.exists(marker):
-        foreign = [
-            name
-            for name in storage.listing(path)
-            if not name.endswith(".lock") and name not in ("run", "lost+found", f"{MARKER}.new")
-        ]
+    if not storage.exists(path):
+        return True
+    names = storage.listing(path)
+    if MARKER not in names:
+        foreign = [name for name in names if not _may_be_ours(name)]
         if foreign:
             raise FailedPrecondition(
                 "NOT_OURS",
                 f"data directory {path} has no {MARKER} but holds {foreign[0]!r}",
                 "Give an empty directory, or the right one",
             )
-        _write_marker(storage, path)
-        return
+        return True
     file = storage.open(marker, writable=False)
     try:
         content = json.loads(file.read(4096, 0))
@@ -198,10 +211,20 @@ def _check_marker(storage: Storage, path: Path) -> None:
             f"data directory {path} has format {version}, this release knows up to {FORMAT}",
             "Start a release that is at least as new as the one that wrote it",
         )
+    return False
 
 
-def _write_marker(storage: Storage, path: Path) -> None:
-    new = path / f"{MARKER}.new"
+def _may_be_ours(name: str) -> bool:
+    """Tell whether a directory without a marker may have this in it: roles start side by side."""
+    return (
+        name in ("run", "lost+found")
+        or name.endswith(".lock")
+        or name.startswith((f"{MARKER}.", ".probe-"))
+    )
+
+
+def _write_marker(storage: Storage, path: Path, role: str) -> None:
+    new = path / f"{MARKER}.{role}"
     file = storage.open(new, create=True)
     file.resize(0)
     file.write((json.dumps({"kind": KIND, "format": FORMAT}).encode() + b"\n",), 0)

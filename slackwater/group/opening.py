@@ -14,9 +14,16 @@ from dataclasses import dataclass, replace
 
 from slackwater import record
 from slackwater.clock import Clock
-from slackwater.errors import DataCorrupt, FailedPrecondition, StorageFailed
+from slackwater.errors import (
+    DataCorrupt,
+    FailedPrecondition,
+    NoSpace,
+    SlackwaterError,
+    StorageFailed,
+)
 from slackwater.group.database import GroupDatabase
 from slackwater.group.directory import DataDirectory, GroupDirectory
+from slackwater.group.holds import FULL
 from slackwater.group.rows import PRIMARY, Identity, MessageRow, VolumeRow
 from slackwater.group.volume import Volume
 from slackwater.group.writer import GroupWriter, Marks
@@ -114,7 +121,8 @@ def open_group(
     Raises:
         FailedPrecondition: another process owns it, it is not a Primary's, or of a newer format.
         LogCorrupt: its log is damaged; nothing was changed.
-        DataCorrupt: its records and rows contradict each other.
+        DataCorrupt: its records, rows and files contradict each other.
+        NoSpace: a disk is full; what is there stays, and opening again goes on.
         StorageFailed: the storage reported an error.
     """
     lock = directory.lock(storage)
@@ -125,9 +133,19 @@ def open_group(
         except BaseException:
             database.close()
             raise
+    except OSError as error:
+        lock.close()
+        raise _refusal(directory, error) from error
     except BaseException:
         lock.close()
         raise
+
+
+def _refusal(directory: GroupDirectory, error: OSError) -> SlackwaterError:
+    where = str(error.filename or directory.path)
+    if error.errno in FULL:
+        return NoSpace(where, "Free space, then open the group again")
+    return StorageFailed(where, "recovery", error.errno or 0)
 
 
 def _recover(
@@ -159,9 +177,9 @@ def _recover(
         _floor(database, state.clean_end),
         trust_synced_lsn=True,
     )
+    replayed = _Replay(storage, directory, database)
     try:
         database.clear_clean_end()
-        replayed = _Replay(storage, directory, database)
         replayed.run(log, state.checkpoint, identity.uid)
         database.checkpoint(log.end)
         replayed.drop_gone()
@@ -179,6 +197,7 @@ def _recover(
         start = record_pb2.Start(incarnation=incarnation())
         writer.append_control(record.KIND_START, start.SerializeToString())
     except BaseException:
+        replayed.close()
         log.close()
         raise
     return OpenGroup(directory, identity, settings, writer, lock, replayed.records)
@@ -222,7 +241,21 @@ class _Replay:
 
     def _open(self, row: VolumeRow) -> Volume:
         path = self._directory.volume(row.path)
-        return Volume.open(self._storage, path, row.id, row.name, row.size)
+        volume = Volume.open(self._storage, path, row.id, row.name, 0)
+        found = volume.file.size()
+        if found < row.size:
+            volume.close()
+            raise DataCorrupt(
+                f"volume {row.name!r} of group {self._directory.name!r}",
+                f"{path} has {found} bytes and should have {row.size}",
+            )
+        volume.size = row.size
+        return volume
+
+    def close(self) -> None:
+        """Close the volumes of a group that did not open."""
+        for volume in self.volumes.values():
+            volume.close()
 
     def _redo(self, data: memoryview, view: record.RecordView) -> None:
         if view.kind in (record.KIND_WRITE, record.KIND_ZERO):

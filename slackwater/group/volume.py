@@ -33,9 +33,13 @@ class Volume:
             file = storage.open(path, create=True, exclusive=True)
         except FileExistsError:
             raise AlreadyExists("volume file", str(path)) from None
-        file.resize(size)
-        file.sync()
-        storage.sync_directory(path.parent)
+        try:
+            file.resize(size)
+            file.sync()
+            storage.sync_directory(path.parent)
+        except OSError:
+            file.close()
+            raise
         return cls(number, name, size, file)
 
     @classmethod

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from slackwater.clock import Clock
-from slackwater.errors import GroupFailed, StorageFailed
+from slackwater.errors import GroupFailed, NoSpace, StorageFailed
 from slackwater.extent import Extent
 from slackwater.group.batch import Batch, Change, control_change
 from slackwater.group.commit import Committer
 from slackwater.group.database import GroupDatabase
+from slackwater.group.holds import FULL, Hold, Holds
 from slackwater.group.pending import as_data, lay_over
 from slackwater.group.volume import Volume
 from slackwater.histogram import Histogram
@@ -33,6 +34,9 @@ CHECKPOINT_BYTES = 512 << 20
 
 CHECKPOINT_SECONDS = 30.0
 """... or after this long, if anything was written."""
+
+SHORTAGE_SECONDS = 1.0
+"""How long maintenance waits before it asks a full disk again."""
 
 
 class Marks(Protocol):
@@ -95,10 +99,15 @@ class GroupWriter:
         self.checkpoint_point = log.end
         self.checkpoints_total = 0
         self.fence_seconds = Histogram()
+        self.sending = threading.Lock()
+        """Messages are placed one after the other, so that a repeated one finds the first (C3)."""
+        self.shortage: NoSpace | None = None
+        """What maintenance could not do for lack of space; it is tried again."""
         self._wake = wake
-        self._holds: dict[object, LogPoint] = {}
-        self._holds_lock = threading.Lock()
         self._maintenance = threading.Lock()
+        self._burial = threading.Lock()
+        self._retired: list[tuple[int, Volume, Callable[[], None]]] = []
+        self._patient_until = clock.monotonic()
         self._checkpointed_at = clock.monotonic()
         self.committer = Committer(
             name,
@@ -108,7 +117,9 @@ class GroupWriter:
             writeback=writeback,
             published=self._publish,
             relieve=self.make_room,
+            stopped=self._stopped,
         )
+        self._holds = Holds(name, self.committer.fail)
         self._publish(log.durable, log.durable)
         self.marks.trim_offset = log.oldest
 
@@ -135,6 +146,7 @@ class GroupWriter:
         Raises:
             GroupFailed: the group has stopped (D3).
             NoSpace: the disk is full.
+            Unavailable: a volume fails; writes go on by themselves when it does not (D4).
         """
         if not changes and not (sync and self.committer.writeback):
             if self.failure is not None:
@@ -166,6 +178,9 @@ class GroupWriter:
             self.marks.durable_lsn = durable.position.lsn
             self._wake()
 
+    def _stopped(self) -> None:
+        self.marks.failed = 1
+
     # -- control records ----------------------------------------------------------------------
 
     def append_control(self, kind: int, body: bytes, *, through_gate: bool = False) -> LogPoint:
@@ -185,19 +200,22 @@ class GroupWriter:
             yield
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> Iterator[Hold]:
         """Keep the checkpoint and the log where they are until rows have followed records (D11).
 
         A record appended in the body is replayed after a crash as long as its row is not written.
         """
-        token = object()
-        with self._holds_lock:
-            self._holds[token] = self.committer.in_volumes
-        try:
-            yield
-        finally:
-            with self._holds_lock:
-                del self._holds[token]
+        with self._holds.hold(lambda: self.committer.in_volumes) as hold:
+            yield hold
+
+    def settle_rows(self) -> None:
+        """Write rows that group.db had no room for; what depends on rows calls this first.
+
+        Raises:
+            NoSpace: group.db is still full.
+            GroupFailed: group.db failed (D3).
+        """
+        self._holds.settle()
 
     # -- checkpoint and log space -------------------------------------------------------------
 
@@ -205,36 +223,47 @@ class GroupWriter:
         """Make the volumes durable up to ``in_volumes`` as of now, and free log space.
 
         Raises:
-            GroupFailed: a volume's sync failed; it is not tried again (D3).
+            GroupFailed: a sync of a volume or of group.db failed; it is not tried again (D3).
+            NoSpace: group.db is full; the checkpoint stays where it was.
         """
         with self._maintenance:
-            return self._checkpoint()
+            point = self._checkpoint()
+        self._bury()
+        return point
 
     def _checkpoint(self) -> LogPoint:
         if self.failure is not None:
             raise self.failure
         # Read before the sync: what enters a volume during it is not covered by it (D2). A hold
         # taken later starts at or past this point.
-        point = self.committer.in_volumes
-        with self._holds_lock:
-            for held in self._holds.values():
-                point = min(point, held, key=lambda at: at.offset)
+        point = self._holds.lowest(self.committer.in_volumes)
         if point.offset > self.checkpoint_point.offset:
-            for volume in list(self.volumes.values()):
-                try:
-                    volume.sync()
-                except OSError as error:
-                    failed = StorageFailed(str(volume.path), "sync", error.errno or 0)
-                    self.marks.failed = 1
-                    raise self.committer.fail(str(failed)) from error
-            self.database.checkpoint(point)
+            self._sync_volumes()
+            try:
+                self.database.checkpoint(point)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise NoSpace(
+                        f"group.db of group {self.name!r}", "Free space; it goes on by itself"
+                    ) from error
+                raise self.committer.fail(str(error)) from error
             self.checkpoint_point = point
             self.checkpoints_total += 1
         self._checkpointed_at = self.clock.monotonic()
         self._trim()
         return point
 
+    def _sync_volumes(self) -> None:
+        for volume in list(self.volumes.values()):
+            try:
+                volume.sync()
+            except OSError as error:
+                failed = StorageFailed(str(volume.path), "sync", error.errno or 0)
+                raise self.committer.fail(str(failed)) from error
+
     def _trim(self) -> None:
+        if self.failure is not None:
+            return
         floor = self.checkpoint_point.offset
         links = self.links_floor()
         if links is not None:
@@ -243,7 +272,10 @@ class GroupWriter:
             # Senders look at the mark after each read: it moves before any segment does (D14).
             self.marks.trim_offset = floor
             before = self.log.oldest
-            self.log.trim(floor)
+            try:
+                self.log.trim(floor)
+            except StorageFailed as failed:
+                raise self.committer.fail(str(failed)) from failed
             if self.log.oldest > before:
                 self.committer.room_made()
 
@@ -252,20 +284,45 @@ class GroupWriter:
         with self._maintenance:
             self._trim()
 
-    def make_room(self) -> None:
-        """Free log space for a waiting writer; holds no lock a writer needs (D9).
+    def make_room(self, needed: int) -> None:
+        """Free log space for a writer that waits for so many bytes; holds no lock it needs (D9).
 
         A link that holds the log beyond what the checkpoint frees is let go of: writers never
-        stall for a dead link (it becomes DIRTY).
+        stall for a dead link (it becomes DIRTY). Not if another's wait has just made the room, nor
+        if the checkpoint itself stands in the way.
         """
         with self._maintenance:
-            if self.failure is not None:
+            if self.failure is not None or self.log.has_room(needed):
                 return
             before = self.log.oldest
             self._checkpoint()
-            if self.log.oldest == before:
+            gain = self.checkpoint_point.offset - before
+            if self.log.oldest == before and gain >= self.log.settings.capacity:
                 self.log_pressure(self.checkpoint_point.offset)
                 self._trim()
+
+    # -- volumes that go ----------------------------------------------------------------------
+
+    def retire(self, volume: Volume, point: LogPoint, bury: Callable[[], None]) -> None:
+        """Take a volume out of service whose removal is the record right before `point` (D28).
+
+        Args:
+            volume: nobody uses it any more; its row says REMOVING.
+            point: once the checkpoint is there, the volume is closed and `bury` called.
+            bury: removes its file and row; called again if it raises OSError.
+        """
+        with self._maintenance:
+            del self.volumes[volume.id]
+            self._retired.append((point.offset, volume, bury))
+
+    def _bury(self) -> None:
+        with self._burial:
+            for one in list(self._retired):
+                offset, volume, bury = one
+                if offset <= self.checkpoint_point.offset:
+                    volume.close()
+                    bury()
+                    self._retired.remove(one)
 
     def is_checkpoint_due(self) -> bool:
         """Tell whether log space or replay time asks for a checkpoint (D10)."""
@@ -279,30 +336,57 @@ class GroupWriter:
     def maintain(self) -> None:
         """Do what is due and not on the path of a write: segments, checkpoint, retries.
 
+        What lacks space is put off and said in `shortage`.
+
         Raises:
-            GroupFailed: as `checkpoint`.
+            GroupFailed: the storage failed (D3).
+            OSError: the files of a removed volume could not be removed; it is tried again.
         """
         if self.failure is not None:
-            self.marks.failed = 1
             return
-        self.log.prepare()
         if self.committer.writeback and self.committer.is_behind:
             self.submit((), sync=True)
-        if self.committer.stalled is not None:
-            self.committer.retry_volumes()
-        if self.is_checkpoint_due():
-            self.checkpoint()
-        else:
+        if self.committer.stalled is not None and self.committer.retry_volumes():
+            self.committer.room_made()
+        if self.shortage is not None and self.clock.monotonic() < self._patient_until:
             self.trim()
+            return
+        try:
+            self._prepare()
+            self.settle_rows()
+            if self.is_checkpoint_due():
+                self.checkpoint()
+            else:
+                self.trim()
+                self._bury()
+            self.shortage = None
+        except NoSpace as shortage:
+            self.shortage = shortage
+            self._patient_until = self.clock.monotonic() + SHORTAGE_SECONDS
+
+    def _prepare(self) -> None:
+        try:
+            self.log.prepare()
+        except StorageFailed as failed:
+            raise self.committer.fail(str(failed)) from failed
 
     def close(self, *, clean: bool = True) -> None:
         """Close the group; a clean close leaves nothing to replay and says so in group.db."""
-        if clean and self.failure is None:
+        try:
+            if clean and self.failure is None:
+                self._finish()
+        finally:
+            self.log.close()
+            for volume in (*self.volumes.values(), *(one[1] for one in self._retired)):
+                volume.close()
+            self.database.close()
+
+    def _finish(self) -> None:
+        try:
             self.submit((), sync=True)
+            self.settle_rows()
             self.checkpoint()
-            if self.checkpoint_point == self.log.end:
-                self.database.set_clean_end(self.log.end.position.lsn)
-        self.log.close()
-        for volume in self.volumes.values():
-            volume.close()
-        self.database.close()
+        except (NoSpace, OSError):
+            return  # the next start replays what this one could not finish
+        if self.checkpoint_point == self.log.end:
+            self.database.set_clean_end(self.log.end.position.lsn)
