@@ -24,7 +24,7 @@ from slackwater.log import layout, recovery
 from slackwater.log.failstop import FailStop
 from slackwater.log.layout import Step
 from slackwater.log.pool import SegmentPool
-from slackwater.log.reader import LogReader, Trimmed, find_from, replay
+from slackwater.log.reader import LogReader, Trimmed, find_from
 from slackwater.log.recovery import Recovery
 from slackwater.log.run import Run
 from slackwater.log.segment import (
@@ -174,8 +174,7 @@ class Log:
     @property
     def oldest_lsn(self) -> int:
         """The lowest lsn whose position the log can tell: that before its oldest record."""
-        headers = self._pool.kept()
-        return headers[min(headers)].before.lsn
+        return min(header.before.lsn for header in self._pool.kept().values())
 
     @property
     def capacity_bytes(self) -> int:
@@ -288,45 +287,33 @@ class Log:
 
     def find(self, position: Position) -> LogPoint | None:
         """Return the place of exactly this position, or None if the log does not hold it."""
+        point = self._after(position.lsn)
+        return point if point and point.position == position else None
+
+    def position_before(self, lsn: int) -> LogPoint | None:
+        """Return the place right before a durable record, or None if it is not held."""
+        return self._after(lsn - 1) if lsn <= self.durable.position.lsn else None
+
+    def _after(self, lsn: int) -> LogPoint | None:
+        """Return the place right after the record with this lsn, or None if it is not held."""
         end = self.end
-        if position == end.position:
-            return end
+        if lsn >= end.position.lsn:
+            return end if lsn == end.position.lsn else None
         headers = self._pool.kept()
-        laps = [lap for lap, header in headers.items() if header.before.lsn <= position.lsn]
-        if not laps or position.lsn > end.position.lsn:
+        laps = [lap for lap, header in headers.items() if header.before.lsn <= lsn]
+        if not laps:
             return None
         lap = max(laps)
         offset = lap * self._capacity
-        if headers[lap].before.lsn == position.lsn:
-            return LogPoint(offset, position) if headers[lap].before == position else None
+        if headers[lap].before.lsn == lsn:
+            return LogPoint(offset, headers[lap].before)
         reader = LogReader(self._storage, self._directory, self._group_uid, self.settings)
         try:
-            return find_from(reader, offset, min(end.offset, offset + self._capacity), position)
+            return find_from(reader, offset, min(end.offset, offset + self._capacity), lsn)
         except Trimmed:
             return None
         finally:
             reader.close()
-
-    def position_before(self, lsn: int) -> LogPoint | None:
-        """Return the place right before the record with this lsn, or None if it is not held."""
-        if not self.oldest_lsn < lsn <= self.durable.position.lsn:
-            return None
-        headers = self._pool.kept()
-        lap = max(lap for lap, header in headers.items() if header.before.lsn < lsn)
-        here = LogPoint(lap * self._capacity, headers[lap].before)
-        if here.position.lsn == lsn - 1:
-            return here
-        reader = LogReader(self._storage, self._directory, self._group_uid, self.settings)
-        try:
-            for data, view in replay(reader, here, self.durable):
-                del data
-                if view.lsn == lsn - 1:
-                    return find_from(reader, here.offset, self.durable.offset, view.position)
-        except Trimmed:
-            return None
-        finally:
-            reader.close()
-        return None
 
     def close(self) -> None:
         """Close the files; syncs nothing."""

@@ -277,8 +277,8 @@ def replay(
         )
 
 
-def find_from(reader: LogReader, offset: int, limit: int, position: Position) -> LogPoint | None:
-    """Return the place of a position at or after `offset`, or None if another record is there.
+def find_from(reader: LogReader, offset: int, limit: int, lsn: int) -> LogPoint | None:
+    """Return the place after the record with this lsn, at or after `offset`; None if it is not.
 
     Raises:
         Trimmed: the segment is gone.
@@ -288,11 +288,10 @@ def find_from(reader: LogReader, offset: int, limit: int, position: Position) ->
         found = reader.read(offset, limit, REPLAY_BYTES)
         if found.last is None:
             return None
-        if found.last.lsn >= position.lsn:
+        if found.last.lsn >= lsn:
             for view in found.views():
-                if view.lsn == position.lsn:
-                    here = LogPoint(found.offset + view.end, position)
-                    return here if view.position == position else None
+                if view.lsn == lsn:
+                    return LogPoint(found.offset + view.end, view.position)
             raise LogCorrupt(
                 segment.name(offset // reader.capacity), HEADER_BYTES, "its lsns are not dense"
             )
