@@ -63,6 +63,7 @@ class Catalogue:
         self._volumes = volumes
         self._chain: tuple[Entry, ...] = ()
         self._lock = threading.Lock()
+        self._merge_lock = threading.Lock()
         self._merger = Merger()
 
     # -- opening and closing -----------------------------------------------------------------
@@ -86,7 +87,7 @@ class Catalogue:
         for name in self._storage.listing(self._directory):
             if name not in names:
                 self._storage.remove_tree(self._directory / name)
-        kept.sort(key=_order)
+        kept.sort(key=lambda row: (row.point.offset, row.id))
         self._chain = tuple(Entry(row, self._open_overlays(row, clean)) for row in kept)
 
     def _open_overlays(self, row: SnapshotRow, clean: bool) -> dict[int, Overlay]:
@@ -322,6 +323,10 @@ class Catalogue:
             StorageFailed: a sync failed, which is final (D3).
             OSError: no room for the copies; nothing is lost, it may be tried again.
         """
+        with self._merge_lock:
+            return self._merge()
+
+    def _merge(self) -> bool:
         chain = self._chain
         for index, entry in enumerate(chain):
             if entry.row.state != DELETING:
@@ -391,7 +396,3 @@ class Catalogue:
     def _files(self, row: SnapshotRow, volume_id: int) -> tuple[Path, Path]:
         directory = self._path(row)
         return directory / f"{volume_id}.overlay", directory / f"{volume_id}.map"
-
-
-def _order(row: SnapshotRow) -> tuple[int, int]:
-    return row.point.offset, row.id

@@ -19,7 +19,7 @@ import errno
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -153,7 +153,8 @@ class Overlay:
         Raises:
             OSError: a read or write failed; what was not appended is not preserved.
         """
-        with self._append_lock:
+        with self._append_lock, ExitStack() as pins:
+            newer = [overlay for overlay in newer if overlay._is_pinned_in(pins)]
             batch = self._batch()
             for first, next_chunk in ranges:
                 at, range_end = first, min(next_chunk, self.chunks)
@@ -240,7 +241,9 @@ class Overlay:
         Raises:
             StorageFailed: the sync failed, which is final (D3).
         """
-        with self._sync_lock:
+        with self._sync_lock, ExitStack() as pins:
+            if not self._is_pinned_in(pins):
+                return  # merged away, so nobody needs it
             end = self.end
             if self._failed_errno is None and end != self.synced_bytes:
                 try:
@@ -333,6 +336,14 @@ class Overlay:
         finally:
             if self._unpin():
                 self._close()
+
+    def _is_pinned_in(self, pins: ExitStack) -> bool:
+        """Keep the files open until the stack is left; False: it was merged into its older one."""
+        try:
+            pins.enter_context(self._pinned())
+        except Retired:
+            return False
+        return True
 
     def _unpin(self) -> bool:
         """Count a reader out; True if the files wait for it to be let go."""

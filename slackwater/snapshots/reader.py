@@ -78,7 +78,8 @@ class SnapshotVolume:
 
     def _read_once(self, start: int, end: int) -> bytes:
         data = bytearray(end - start)
-        self._source.read_into(start, memoryview(data))
+        if not self._is_preserved(start, end):
+            self._source.read_into(start, memoryview(data))
         chain = self._view.chain(self._snapshot_uid, self._volume_id)
         for chunk in range(start // self.chunk_bytes, -(-end // self.chunk_bytes)):
             chunk_start = chunk * self.chunk_bytes
@@ -89,6 +90,15 @@ class SnapshotVolume:
                     data[first - start : last - start] = found
                     break
         return bytes(data)
+
+    def _is_preserved(self, start: int, end: int) -> bool:
+        """Tell whether the snapshot's own overlay has it all, as it then has for good."""
+        own = self._view.chain(self._snapshot_uid, self._volume_id)[0]
+        first, next_chunk = start // self.chunk_bytes, -(-end // self.chunk_bytes)
+        try:
+            return all(own.has(chunk) for chunk in range(first, next_chunk))
+        except ValueError as error:  # its map was let go: it was merged away just now
+            raise Retired from error
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """Yield data and holes that cover the range exactly, neighbours of a kind merged.

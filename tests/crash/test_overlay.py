@@ -5,8 +5,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from slackwater import errors
 from slackwater.snapshots.overlay import Overlay
-from slackwater.storage.simulated import SimulatedStorage
+from slackwater.storage.simulated import Policy, SimulatedStorage
 from tests.support.simulation import every_crash
 
 DIRECTORY = Path("/s")
@@ -87,3 +90,27 @@ def verify(storage: SimulatedStorage, journal: list[Any]) -> None:
 
 def test_overlay_shows_the_snapshot_after_a_crash_at_every_call() -> None:
     assert every_crash(workload, verify) > 20
+
+
+def test_what_a_failed_sync_dropped_is_written_again_before_it_counts() -> None:
+    storage = SimulatedStorage()
+    storage.make_directory(DIRECTORY)
+    source = FileSource(storage)
+    source.file.write([original()], 0)
+    source.file.sync()
+    overlay = Overlay.create(storage, OVERLAY, MAP, UID, SIZE, CHUNK)
+    storage.sync_directory(DIRECTORY)
+    storage.sync_directory(DIRECTORY.parent)
+    overlay.preserve(source, [(0, 1)])
+    storage.fail("sync", "1.overlay")
+    with pytest.raises(errors.StorageFailed):
+        overlay.sync()
+    # The process is started again; the pages are still readable, and clean.
+    storage = storage.kill()
+    source = FileSource(storage)
+    overlay = Overlay.open(storage, OVERLAY, MAP, UID, SIZE, CHUNK, clean=False)
+    overlay.preserve(source, [(0, 1)])
+    overlay.sync()
+    source.file.write([bytes([9]) * CHUNK], 0)
+    source.file.sync()
+    assert shown(storage.after_crash(Policy.DROP)) == original()

@@ -273,3 +273,31 @@ def test_inconsistent_replica_delivers_nothing_and_snapshots_nothing() -> None:
     assert replica.status().state is ReplicaState.CONSISTENT
     assert live(replica) == {1: bytes(SIZE)}
     assert replica.snapshots() == []
+
+
+def test_merge_that_ends_under_the_applier_does_not_disturb_it() -> None:
+    replica = make_replica(SimulatedStorage(), ManualClock())
+    stream = one_volume()
+    receive(replica, stream)
+    apply_all(replica)
+    at = stream.position.lsn
+    replica.create_snapshot("one", chunk_bytes=CHUNK)
+    replica.create_snapshot("two")
+    stream.write(1, 0, b"under two")
+    receive(replica, stream)
+    apply_all(replica)
+    replica.delete_snapshot("two")
+    feed = replica.catalogue.feed(replica.applier.applied.offset)
+    assert feed is not None
+    chain = [overlay for entry in replica.catalogue._chain for overlay in entry.overlays.values()]
+    while replica.catalogue.merge_step():
+        pass
+    feed.preserve([(1, 0, 2 * CHUNK)])
+    feed.sync()
+    for overlay in chain:
+        overlay.sync()
+    stream.write(1, 0, b"after" * 1000)
+    receive(replica, stream)
+    apply_all(replica)
+    assert replica.failure is None
+    assert shown(replica, "one") == stream.states[at]
