@@ -341,8 +341,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
     def _maintain(self) -> None:
         log = self.receiver.log
         with self._apply_lock:
-            use = 1.0 if self.receiver.is_full else log.used_bytes / log.capacity_bytes
-            self.messages.tick(use)
+            self.messages.tick(self.log_use)
         self.checkpointer.spread()
         if (
             self.checkpointer.is_due()

@@ -1,5 +1,7 @@
 """What a replica shows of itself; waits for no step of the applier."""
 
+from typing import Final
+
 from slackwater import errors
 from slackwater.apply.applier import Applier
 from slackwater.apply.checkpoint import Checkpointer
@@ -9,8 +11,11 @@ from slackwater.apply.receiving import Receiver
 from slackwater.apply.status import FreezeInfo, ReplicaState, ReplicaStatus
 from slackwater.apply.syncing import Syncing
 from slackwater.clock import Clock
+from slackwater.log.segment import MAX_RECORD_BYTES
 from slackwater.position import LogPoint, Position
 from slackwater.snapshots.catalogue import Catalogue
+
+_APPEND_BYTES: Final = 2 << 20  # the most one message of the link carries
 
 
 class ReplicaView:
@@ -50,10 +55,21 @@ class ReplicaView:
 
     @property
     def log_room_bytes(self) -> int:
-        """Bytes of records the log can take beyond what is queued."""
+        """Bytes of records the log can take beyond what is queued, however they are cut."""
         log = self.receiver.log
+        # At each end of a segment less than one record is lost to padding.
+        lost = 3 * min(MAX_RECORD_BYTES, log.capacity_bytes // 32)
         room = log.free_bytes - log.settings.control_reserve_bytes - self.receiver.held_bytes
-        return max(0, room - 2 * log.settings.max_commit_bytes)
+        return max(0, room - lost)
+
+    @property
+    def log_use(self) -> float:
+        """How full the log is, from 0 to 1; 1 before the Primary has to stop sending (C8)."""
+        log = self.receiver.log
+        spare = 2 * min(_APPEND_BYTES, log.capacity_bytes // 16)
+        if self.receiver.is_full or self.log_room_bytes < spare:
+            return 1.0
+        return log.used_bytes / log.capacity_bytes
 
     def status(self) -> ReplicaStatus:
         """Return everything at once; waits for no step."""

@@ -9,6 +9,7 @@ from slackwater.apply.regions import Cursor, Region
 from slackwater.apply.status import ReplicaState
 from slackwater.apply.syncing import VolumeSpec
 from slackwater.clock import ManualClock
+from slackwater.log.log import LogSettings
 from slackwater.position import Position
 from slackwater.storage.simulated import SimulatedStorage
 from tests.unit.apply.stream import (
@@ -301,3 +302,25 @@ def test_merge_that_ends_under_the_applier_does_not_disturb_it() -> None:
     apply_all(replica)
     assert replica.failure is None
     assert shown(replica, "one") == stream.states[at]
+
+
+def test_freeze_ends_before_the_log_has_no_room_for_another_append() -> None:
+    sizes = LogSettings(
+        log_bytes=32 << 20, segment_bytes=(4 << 20) + 4096, max_commit_bytes=4 << 20
+    )
+    replica = make_replica(SimulatedStorage(), ManualClock(), sizes)
+    replica.register_application(APPLICATION)
+    stream = Stream()
+    stream.start()
+    stream.add_volume(1, "data", 1 << 20)
+    stream.message("m1", freeze_timeout_seconds=0.0)
+    receive(replica, stream)
+    apply_all(replica)
+    assert replica.receive_message(APPLICATION) is not None
+    while replica.freeze() is not None:
+        assert replica.log_room_bytes >= 2 << 20, "the Primary would stop while it is frozen"
+        stream.write(1, 0, bytes(1 << 20))
+        stream.records = stream.records[-1:]
+        receive(replica, stream)
+        replica.maintain()
+    assert replica.verdicts_of("m1")[-1].state == "FREEZE_LOG_LIMIT"
