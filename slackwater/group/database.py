@@ -31,7 +31,15 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
     ) -> "GroupDatabase":
         """Make the database of a new group whose log begins at `start`."""
         database = cls(storage.open_database(path))
-        with database.transaction() as connection:
+        try:
+            database._fill(identity, start)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _fill(self, identity: Identity, start: LogPoint) -> None:
+        with self.transaction() as connection:
             for statement in schema.TABLES.split(";"):
                 connection.execute(statement)
             connection.execute(
@@ -61,7 +69,6 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
                 (*_point(start), *_point(start)),
             )
             connection.execute(f"PRAGMA user_version = {schema.VERSION}")
-        return database
 
     @classmethod
     def open(cls, storage: Storage, path: Path) -> "GroupDatabase":
@@ -69,7 +76,12 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
 
         Raises:
             FailedPrecondition: it is of a newer format, or not a group.db.
+            DataCorrupt: it is damaged.
         """
+        if not storage.exists(path):
+            raise FailedPrecondition(
+                "NOT_A_GROUP", f"{path} is missing", "Give the directory of a group"
+            )
         database = cls(storage.open_database(path))
         try:
             database._check_version(path)

@@ -167,12 +167,14 @@ class MessageTable(Table):
 def add_verdict(connection: sqlite3.Connection, verdict: VerdictRow) -> int:
     """Add a verdict in a running transaction; a repeated one counts once.
 
-    On the Secondary ``source`` is 0: the row's own sequence number becomes it.
+    On the Secondary ``source`` is 0: the row's own sequence number becomes it. A replica made anew
+    counts from 1 again, so a link's source number alone does not say that a verdict is known.
     """
     if verdict.source:
         found = connection.execute(
-            "SELECT sequence FROM verdicts WHERE link = ? AND source = ?",
-            (verdict.link, verdict.source),
+            "SELECT sequence FROM verdicts"
+            " WHERE link = ? AND source = ? AND message_id = ? AND state = ?",
+            (verdict.link, verdict.source, verdict.message_id, verdict.state),
         ).fetchone()
         if found:
             return int(found[0])
@@ -204,23 +206,28 @@ def add_verdict(connection: sqlite3.Connection, verdict: VerdictRow) -> int:
 
 
 def _forget_old(connection: sqlite3.Connection) -> None:
-    """Keep a bounded number of messages, and the verdicts of those kept."""
+    """Keep a bounded number of messages, and the verdicts of those kept.
+
+    What is still to be done is no history: a verdict not confirmed, the unread inbox (C7), the
+    message in delivery.
+    """
     last = connection.execute(
         "SELECT lsn FROM messages ORDER BY lsn DESC LIMIT 1 OFFSET ?", (MESSAGES_KEPT,)
     ).fetchone()
     if last is None:
         return
-    old = "SELECT id FROM messages WHERE lsn <= ?"
-    unconfirmed = "SELECT message_id FROM verdicts WHERE confirmed = 0 AND link = ''"
-    connection.execute(
-        f"DELETE FROM verdicts WHERE message_id IN ({old})"  # noqa: S608 -- both are constants
-        f" AND message_id NOT IN ({unconfirmed})",
-        (last["lsn"],),
+    old = (
+        "SELECT id FROM messages WHERE lsn <= ? AND state != 'INBOX'"
+        " AND id NOT IN (SELECT message_id FROM verdicts WHERE confirmed = 0 AND link = '')"
+        " AND id NOT IN (SELECT message_id FROM delivery)"
     )
-    connection.execute(
-        f"DELETE FROM messages WHERE id IN ({old}) AND id NOT IN ({unconfirmed})",  # noqa: S608
-        (last["lsn"],),
-    )
+    gone = [row["id"] for row in connection.execute(old, (last["lsn"],))]
+    for statement in (
+        "DELETE FROM verdicts WHERE message_id = ?",
+        "DELETE FROM outcomes WHERE message_id = ?",
+        "DELETE FROM messages WHERE id = ?",
+    ):
+        connection.executemany(statement, [(one,) for one in gone])
 
 
 def _message(row: sqlite3.Row) -> MessageRow:

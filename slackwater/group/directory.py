@@ -11,8 +11,10 @@ renamed; it goes the same way back. What a crash leaves of that is removed when 
 at it opens the data directory again.
 """
 
+import errno
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,8 +97,10 @@ class DataDirectory:
                 use by another process of the role.
         """
         if _needs_marker(storage, path):
+            missing = [one for one in (*reversed(path.parents), path) if not storage.exists(one)]
             storage.make_directory(path)
-            storage.sync_directory(path.parent)
+            for one in missing:
+                storage.sync_directory(one.parent)
         storage.check(path)
         lock = storage.lock(path / f"{role}.lock")
         try:
@@ -144,28 +148,46 @@ class DataDirectory:
             raise AlreadyExists("group", name)
         building = GroupDirectory(self.groups_path / f"{self._building}{name}")
         self._storage.remove_tree(building.path)
-        for path in (building.log, building.volumes, building.maps, building.snapshots):
-            self._storage.make_directory(path)
-        fill(building)
-        self._storage.sync_directory(building.path)
-        self._storage.rename(building.path, target.path)
+        try:
+            for path in (building.log, building.volumes, building.maps, building.snapshots):
+                self._storage.make_directory(path)
+            fill(building)
+            self._storage.sync_directory(building.path)
+            self._rename_new(building, target)
+        except Exception:
+            with suppress(OSError):  # it would take room until the next start
+                self._storage.remove_tree(building.path)
+            raise
         self._storage.sync_directory(self.groups_path)
         return target
+
+    def _rename_new(self, building: GroupDirectory, target: GroupDirectory) -> None:
+        try:
+            self._storage.rename(building.path, target.path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # the other role was faster
+                raise AlreadyExists("group", target.name) from error
+            raise
 
     def remove_group(self, name: str) -> None:
         """Remove a group that no process owns: its name first, then what it held.
 
         Raises:
             NotFound: there is no such group.
+            FailedPrecondition: DIRECTORY_IN_USE, by this process or another.
         """
-        path = self.group(name).path
-        if not self._storage.exists(path):
+        group = self.group(name)
+        if not self._storage.exists(group.path):
             raise NotFound("group", name)
-        going = self.groups_path / f"{self._building}{name}"
-        self._storage.remove_tree(going)
-        self._storage.rename(path, going)
-        self._storage.sync_directory(self.groups_path)
-        self._storage.remove_tree(going)
+        lock = group.lock(self._storage)
+        try:
+            going = self.groups_path / f"{self._building}{name}"
+            self._storage.remove_tree(going)
+            self._storage.rename(group.path, going)
+            self._storage.sync_directory(self.groups_path)
+            self._storage.remove_tree(going)
+        finally:
+            lock.close()
 
     def close(self) -> None:
         """Let another process have the role."""
@@ -226,9 +248,11 @@ def _may_be_ours(name: str) -> bool:
 def _write_marker(storage: Storage, path: Path, role: str) -> None:
     new = path / f"{MARKER}.{role}"
     file = storage.open(new, create=True)
-    file.resize(0)
-    file.write((json.dumps({"kind": KIND, "format": FORMAT}).encode() + b"\n",), 0)
-    file.sync()
-    file.close()
+    try:
+        file.resize(0)
+        file.write((json.dumps({"kind": KIND, "format": FORMAT}).encode() + b"\n",), 0)
+        file.sync()
+    finally:
+        file.close()
     storage.rename(new, path / MARKER)
     storage.sync_directory(path)

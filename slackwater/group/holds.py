@@ -6,13 +6,12 @@ stays until `Holds.settle` has written it.
 """
 
 import errno
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from slackwater.errors import GroupFailed, NoSpace
+from slackwater.errors import DataCorrupt, GroupFailed, NoSpace
 from slackwater.position import LogPoint
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -99,7 +98,7 @@ class Holds:
             hold, row = self._owed[0]
             try:
                 row()
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, DataCorrupt) as error:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise NoSpace(
                         f"group.db of group {self._group!r}", "Free space; it goes on by itself"

@@ -91,7 +91,7 @@ class VerdictRow:
     """What became of a message on one link.
 
     `source` is the Secondary's sequence number. On the Secondary `link` is empty and
-    `sequence == source`; on the Primary (link, source) is unique: a repeated verdict counts once.
+    `sequence == source`; on the Primary a verdict repeated under one source counts once.
     """
 
     sequence: int

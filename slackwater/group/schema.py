@@ -48,9 +48,10 @@ CREATE TABLE verdicts (
     message_id TEXT NOT NULL, link TEXT NOT NULL, source INTEGER NOT NULL, lsn INTEGER NOT NULL,
     state TEXT NOT NULL, detail TEXT NOT NULL, time_ns INTEGER NOT NULL, final INTEGER NOT NULL,
     confirmed INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (link, source)
+    UNIQUE (link, source, message_id, state)
 );
 CREATE INDEX verdicts_message ON verdicts (message_id);
+CREATE INDEX verdicts_unconfirmed ON verdicts (link, sequence) WHERE confirmed = 0;
 CREATE TABLE outcomes (
     message_id TEXT PRIMARY KEY, lsn INTEGER NOT NULL, state TEXT NOT NULL, detail TEXT NOT NULL
 );

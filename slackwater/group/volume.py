@@ -1,5 +1,6 @@
 """A volume: the object that stores one logical disk's bytes, raw."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +47,12 @@ class Volume:
     def open(cls, storage: Storage, path: Path, number: int, name: str, size: int) -> "Volume":
         """Open the file; it is extended to `size` if a crash came between a grow and its file."""
         file = storage.open(path)
-        if file.size() < size:
-            file.resize(size)
+        try:
+            if file.size() < size:
+                file.resize(size)
+        except OSError:
+            file.close()
+            raise
         return cls(number, name, size, file)
 
     @property
@@ -63,7 +68,7 @@ class Volume:
         """Fill `target` with the bytes at `offset`."""
         got = self.file.read_into(target, offset)
         if got < len(target):
-            raise OSError(5, "the volume's file is shorter than the volume", str(self.path))
+            raise OSError(errno.EIO, "the volume's file is shorter than the volume", str(self.path))
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write bytes; durable at the next sync."""

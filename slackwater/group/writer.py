@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from slackwater.clock import Clock
-from slackwater.errors import GroupFailed, NoSpace, StorageFailed
+from slackwater.errors import DataCorrupt, GroupFailed, NoSpace, StorageFailed
 from slackwater.extent import Extent
 from slackwater.group.batch import Batch, Change, control_change
 from slackwater.group.commit import Committer
@@ -241,8 +241,8 @@ class GroupWriter:
             self._sync_volumes()
             try:
                 self.database.checkpoint(point)
-            except OSError as error:
-                if error.errno in FULL:
+            except (OSError, DataCorrupt) as error:
+                if isinstance(error, OSError) and error.errno in FULL:
                     raise NoSpace(
                         f"group.db of group {self.name!r}", "Free space; it goes on by itself"
                     ) from error
