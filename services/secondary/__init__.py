@@ -1,0 +1,1 @@
+"""The secondary service: replicas of groups, kept in step over gRPC."""

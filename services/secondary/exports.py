@@ -1,0 +1,156 @@
+"""What the Secondary serves over NBD: exported snapshots, and replicas as they are, read-only."""
+
+import errno
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from services.secondary.group import SecondaryGroup
+from slackwater import names
+from slackwater.apply.status import ReplicaState
+from slackwater.errors import FailedPrecondition, InvalidRequest, NotFound, SlackwaterError
+from slackwater.extent import Extent
+from slackwater.nbd import wire
+from slackwater.nbd.export import Batch, Listing, Peer
+from slackwater.nbd.status import errno_of
+from slackwater.runtime import roles
+from slackwater.runtime.tls import identity_of_certificate
+
+FORMS = (
+    "Names have the form groups/<group>/snapshots/<snapshot>/volumes/<volume>"
+    " or groups/<group>/volumes/<volume>"
+)
+STANDING = frozenset({ReplicaState.CONSISTENT, ReplicaState.FROZEN})
+"""States in which the volumes are a past state of the group."""
+
+
+class Readable(Protocol):
+    """Something with bytes that do not change under its reader's feet unannounced."""
+
+    @property
+    def size(self) -> int:
+        """Bytes there are."""
+        ...
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Return the bytes of a range."""
+        ...
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """Yield data and holes of a range."""
+        ...
+
+
+class ReadOnlyExport:
+    """One volume, of a snapshot or of a replica (an `slackwater.nbd.export.Export`)."""
+
+    read_only = True
+    minimum_block = 1
+    preferred_block = 4096
+    maximum_payload = 32 << 20
+    multi_conn = True  # there is nothing to flush
+
+    def __init__(self, name: str, description: str, volume: Readable) -> None:
+        """Export `volume` under a resource name."""
+        self.name = name
+        self.description = description
+        self.size = volume.size
+        self._volume = volume
+
+    def submit(self, batch: Batch) -> None:
+        """Serve the reads; a flush has nothing to do, and whatever would write is refused."""
+        for request in batch.requests:
+            if request.kind == wire.CMD_READ:
+                try:
+                    request.data = self._volume.read(request.length, request.offset)
+                except (SlackwaterError, OSError) as error:
+                    request.error = errno_of(error)
+            elif request.kind not in (wire.CMD_FLUSH, wire.CMD_CACHE):
+                request.error = errno.EROFS
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """Return data and holes of the range."""
+        return self._volume.extents(offset, length)
+
+
+def listing(group: SecondaryGroup) -> Iterable[Listing]:
+    """Return what a replica has to export."""
+    for row in group.replica.snapshots():
+        if row.exported:
+            for _, volume, _ in row.volumes:
+                name = names.resource(
+                    "groups", group.name, "snapshots", row.name, "volumes", volume
+                )
+                yield Listing(name, _of_snapshot(group.name, row.name, volume))
+    for live in group.replica.volumes.active():
+        name = names.resource("groups", group.name, "volumes", live.name)
+        yield Listing(name, _of_replica(group.name, live.name))
+
+
+def group_of(name: str) -> str:
+    """Return the group an export's name is of, or nothing if it is none of ours."""
+    parts = name.split("/")
+    return parts[1] if len(parts) > 1 and parts[0] == "groups" else ""
+
+
+def open_export(group: SecondaryGroup, name: str) -> ReadOnlyExport:
+    """Return the export of a name.
+
+    Raises:
+        NotFound: there is no such volume, or its snapshot is not exported.
+        FailedPrecondition: its bytes are no past state of the group now.
+    """
+    if name.count("/") == 3:
+        return _live(group, name)
+    try:
+        _, snapshot, volume = names.parse("export", name, "groups", "snapshots", "volumes")
+    except InvalidRequest:
+        raise NotFound("export", name, FORMS) from None
+    if not group.replica.snapshot(snapshot).exported:
+        raise NotFound(
+            "export",
+            name,
+            f"Export the snapshot: slackwater snapshot export {group.name} {snapshot}",
+        )
+    reader = group.replica.open_snapshot_volume(snapshot, volume)
+    return ReadOnlyExport(name, _of_snapshot(group.name, snapshot, volume), reader)
+
+
+def _live(group: SecondaryGroup, name: str) -> ReadOnlyExport:
+    try:
+        _, volume = names.child("export", name, "volumes")
+    except InvalidRequest:
+        raise NotFound("export", name, FORMS) from None
+    replica = group.replica
+    reader = replica.open_live_volume(volume)
+    if replica.state not in STANDING:
+        raise FailedPrecondition(
+            "REPLICA_NOT_CONSISTENT",
+            f"replica {group.name!r} is {replica.state.value}: its volumes are no past state of"
+            " the group",
+            "Try again when it is CONSISTENT, or export a snapshot",
+        )
+    return ReadOnlyExport(name, _of_replica(group.name, volume), reader)
+
+
+def authorise(name: str, peer: Peer) -> bool:
+    """Tell whether a client may see an export: over TLS its certificate says so."""
+    if not peer.is_secure:
+        return True  # a unix socket guarded by its permissions, or plaintext allowed on purpose
+    if peer.certificate is None:
+        return False
+    try:
+        identity = identity_of_certificate(peer.certificate)
+    except InvalidRequest:
+        return False  # what cannot be read in full grants nothing
+    return identity.allows(roles.NBD_ROLE, group_of(name))
+
+
+def _of_snapshot(group: str, snapshot: str, volume: str) -> str:
+    return f"volume {volume} of group {group} at snapshot {snapshot}, read-only"
+
+
+def _of_replica(group: str, volume: str) -> str:
+    return (
+        f"volume {volume} of group {group}, replica, read-only; it changes while records are"
+        " applied and is stable only while the replica is frozen"
+    )
