@@ -107,7 +107,7 @@ def from_remote(
         hint: The next step if the service named none.
     """
     exit_code = _EXITS.get(error.code, EXIT_FAILED)
-    silent = error.reason == error.code.name  # no rich details: it is gRPC that speaks
+    silent = not error.fields  # no rich details: it is gRPC that speaks, not the service
     if silent and error.code is grpc.StatusCode.UNAVAILABLE:
         return Failure(
             f"the {role} service at {address} cannot be reached: {_why(error.message)}",

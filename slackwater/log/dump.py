@@ -1,8 +1,8 @@
 """Records of a log directory for people, without its service: `python -m slackwater.log.dump`.
 
-It opens files for reading only and takes no lock, so it may run beside the service; what the service
-writes or recycles meanwhile may be missing. A segment says itself where it begins (its header), and
-its records prove each other by their chain; the dump ends where the chain does, and says so.
+It opens files for reading only and takes no lock, so it may run beside the service; what the
+service writes or recycles meanwhile may be missing. A segment says itself where it begins (its
+header), and its records prove each other by their chain: a segment ends where its chain does.
 """
 
 import argparse

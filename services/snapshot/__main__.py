@@ -1,0 +1,94 @@
+"""`python -m services.snapshot`, also installed as `slackwater-snapshot`."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import grpc
+
+from services.snapshot import metrics
+from services.snapshot.events import Events
+from services.snapshot.peers import Peers
+from services.snapshot.runs import Runs
+from services.snapshot.servicer import SnapshotServicer
+from services.snapshot.store import RunStore
+from slackwater.group.directory import DataDirectory
+from slackwater.runtime.config import SnapshotConfig, parse_arguments
+from slackwater.runtime.lifecycle import Service, run_service
+from slackwater.storage.real import RealStorage
+from slackwater.v1 import snapshot_pb2_grpc
+
+SERVICE = "slackwater.v1.SnapshotService"
+ASK_EVERY_SECONDS = 5.0
+
+
+class Snapshots:
+    """The parts of the service, in the order in which they start."""
+
+    def __init__(self, service: Service, config: SnapshotConfig) -> None:
+        """Put them together; nothing runs yet."""
+        self._service = service
+        self._store = RunStore(RealStorage(), config.data_dir)
+        self._peers = Peers(config.primary, config.secondary, service.certificates)
+        self._events = Events()
+        self._runs = Runs(self._store, self._peers, self._events, service.spawn)
+
+    def add_parts(self) -> None:
+        """Runs end before the server does: their watchers see it."""
+        service = self._service
+        service.metrics.collect_with(lambda: metrics.collect(self._runs, self._peers))
+        service.add("peers", self._start_peers, self._stop_peers)
+        service.serve(self._register, [SERVICE])
+        service.add("runs", self._be_ready, self._stop_runs)
+
+    def _register(self, server: grpc.aio.Server) -> None:
+        servicer = SnapshotServicer(  # type: ignore[abstract]  # PlannedServicer has the rest
+            self._runs, self._peers, self._events
+        )
+        snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(servicer, server)
+
+    async def _start_peers(self) -> None:
+        """What a crash left is shown and ended before anybody can ask."""
+        self._runs.recover()
+        self._service.spawn(self._keep_asking(), "peers")
+
+    async def _keep_asking(self) -> None:
+        while True:
+            await asyncio.gather(*(peer.ask() for peer in self._peers.all))
+            await asyncio.sleep(ASK_EVERY_SECONDS)
+
+    async def _stop_peers(self, grace: float) -> None:
+        del grace
+        for peer in self._peers.all:
+            await peer.close()
+        self._store.close()
+
+    async def _be_ready(self) -> None:
+        """Runs start by themselves when they are asked for."""
+
+    async def _stop_runs(self, grace: float) -> None:
+        self._events.close()
+        await self._runs.drain(grace / 2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the service until it is told to end; returns the exit status."""
+    config = parse_arguments(SnapshotConfig, sys.argv[1:] if arguments is None else arguments)
+
+    @contextlib.contextmanager
+    def lock() -> Iterator[None]:
+        data = DataDirectory.open(RealStorage(), config.data_dir, "snapshot")
+        try:
+            yield
+        finally:
+            data.close()
+
+    async def assemble(service: Service) -> None:
+        Snapshots(service, config).add_parts()
+
+    return run_service("snapshot", config, assemble, lock)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

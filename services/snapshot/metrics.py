@@ -1,0 +1,48 @@
+"""What the service tells Prometheus."""
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from services.snapshot.peers import Peers
+from services.snapshot.runs import Runs
+
+
+def collect(runs: Runs, peers: Peers) -> Iterator[Metric]:
+    """Yield the service's metrics as of now."""
+    active = GaugeMetricFamily(
+        "slackwater_snapshot_runs_active", "Runs that are not over, or still hold something."
+    )
+    active.add_metric([], len(runs.live))
+    yield active
+    ended = CounterMetricFamily(
+        "slackwater_snapshot_runs", "Runs that were over, by how.", labels=["result"]
+    )
+    for state, number in sorted(runs.ended.items()):
+        ended.add_metric([state.lower()], number)
+    yield ended
+    success = GaugeMetricFamily(
+        "slackwater_snapshot_last_success_timestamp_seconds",
+        "When a run of the group last took a snapshot, since this service started.",
+        labels=["group"],
+    )
+    for group, moment in sorted(runs.last_success.items()):
+        success.add_metric([group], moment)
+    yield success
+    up = GaugeMetricFamily(
+        "slackwater_snapshot_peer_up",
+        "1 if the other service answered the last time it was asked.",
+        labels=["peer"],
+    )
+    heard = GaugeMetricFamily(
+        "slackwater_snapshot_peer_answered_timestamp_seconds",
+        "When the other service last answered.",
+        labels=["peer"],
+    )
+    for peer in peers.all:
+        up.add_metric([peer.role], peer.is_reachable)
+        if peer.answered_at is not None:
+            heard.add_metric([peer.role], time.time() - time.monotonic() + peer.answered_at)
+    yield up
+    yield heard
