@@ -119,7 +119,17 @@ class DataDirectory:
         """Remove what a crash of this role left of groups being made or removed."""
         for name in self._storage.listing(self.groups_path):
             if name.startswith(self._building):
-                self._storage.remove_tree(self.groups_path / name)
+                self._remove_leftover(self.groups_path / name)
+
+    def _remove_leftover(self, path: Path) -> None:
+        """Remove a group under its other name, once that name is durable.
+
+        The rename that gave it may be what a crash cut off from its sync: what is removed then
+        would be missing from the group when the power fails and brings its own name back.
+        """
+        if self._storage.exists(path):
+            self._storage.sync_directory(self.groups_path)
+            self._storage.remove_tree(path)
 
     def group(self, name: str) -> GroupDirectory:
         """Return a group's directory, whether it exists or not."""
@@ -147,7 +157,7 @@ class DataDirectory:
         if self._storage.exists(target.path):
             raise AlreadyExists("group", name)
         building = GroupDirectory(self.groups_path / f"{self._building}{name}")
-        self._storage.remove_tree(building.path)
+        self._remove_leftover(building.path)
         try:
             for path in (building.log, building.volumes, building.maps, building.snapshots):
                 self._storage.make_directory(path)
@@ -182,10 +192,9 @@ class DataDirectory:
         lock = group.lock(self._storage)
         try:
             going = self.groups_path / f"{self._building}{name}"
-            self._storage.remove_tree(going)
+            self._remove_leftover(going)
             self._storage.rename(group.path, going)
-            self._storage.sync_directory(self.groups_path)
-            self._storage.remove_tree(going)
+            self._remove_leftover(going)
         finally:
             lock.close()
 
