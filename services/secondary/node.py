@@ -4,8 +4,9 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ class SecondaryNode:
         self.streams: set[ReplicateStream] = set()
         self.server: Server | None = None
         self.limits = limits
-        self.ending = asyncio.Event()
+        self.ending = threading.Event()
         self._storage = storage
         self._data = data
         self._clock = clock
@@ -100,6 +101,7 @@ class SecondaryNode:
         self._loop = asyncio.get_running_loop()
         self._admin = threading.Lock()
         self._arrivals: dict[str, asyncio.Lock] = {}
+        self._wakes: list[Callable[[], None]] = []
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -196,6 +198,17 @@ class SecondaryNode:
             stream.adopt(group)
             await group.settle()
             return group, await group.alone(group.welcome, hello)
+
+    @contextmanager
+    def until_ending(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call `wake` when the service begins to end while the body runs."""
+        self._wakes.append(wake)
+        if self.ending.is_set():
+            wake()
+        try:
+            yield
+        finally:
+            self._wakes.remove(wake)
 
     def check_going_on(self) -> None:
         """Refuse new work when the service is ending."""
@@ -355,7 +368,8 @@ class SecondaryNode:
 
     def check_unused(self, prefix: str) -> None:
         """Refuse while an NBD client uses an export whose name begins so. From any thread."""
-        used = self._users(prefix)
+        open_names = [] if self.server is None else self.server.export_names()
+        used = sum(1 for name in open_names if name.startswith(prefix))
         if used:
             raise errors.FailedPrecondition(
                 "EXPORT_IN_USE",
@@ -363,15 +377,13 @@ class SecondaryNode:
                 "Disconnect them first",
             )
 
-    def _users(self, prefix: str) -> int:
-        open_names: Iterable[str] = () if self.server is None else self.server.export_names()
-        return sum(1 for name in open_names if name.startswith(prefix))
-
     # -- end ----------------------------------------------------------------------------------
 
     async def drain(self) -> None:
         """End the streams and every waiting call; nothing new is taken."""
         self.ending.set()
+        for wake in list(self._wakes):
+            wake()
         streams = list(self.streams)
         for stream in streams:
             stream.fail(errors.Unavailable("this Secondary", "It is ending; dial again"))
