@@ -157,9 +157,11 @@ class Runs:
         while True:
             record = self._record(name)
             live = self._live.get(record.id)
+            # All of this before the yield: while a slow reader takes it, the run goes on.
             changed = live.changed if live else None
+            is_over = record.is_over
             yield record.run
-            if changed is None or record.is_over:
+            if changed is None or is_over:
                 return
             if self._draining and live and live.is_ending:
                 raise Unavailable("the snapshot service, which is ending,", "Ask again later")

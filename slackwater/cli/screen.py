@@ -117,11 +117,14 @@ class Screen:
 
     def done(self, sentence: str, next_step: str = "") -> None:
         """Say what was done, and what usually follows."""
-        if self.is_json:
-            return
-        self.line(sentence)
-        if next_step:
-            self.next_step(next_step)
+        if not self.is_json:
+            self.line(sentence)
+            self.follow(next_step)
+
+    def follow(self, command: str) -> None:
+        """Print what usually follows, for people only."""
+        if command and not self.is_json:
+            self.next_step(command)
 
     def removed(self, what: str, losses: Iterable[str]) -> None:
         """Say what is gone."""

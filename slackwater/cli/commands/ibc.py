@@ -12,11 +12,12 @@ import typer
 
 from slackwater.cli import words
 from slackwater.cli.command import command
+from slackwater.cli.commands import messages
 from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.failure import EXIT_TIMEOUT, Failure, usage
 from slackwater.cli.screen import as_dict
 from slackwater.cli.session import Session
-from slackwater.v1 import common_pb2, primary_pb2, resources_pb2, secondary_pb2
+from slackwater.v1 import common_pb2, primary_pb2, secondary_pb2
 
 MAX_WAIT_SECONDS = 3600.0
 
@@ -40,6 +41,7 @@ class Behaviour(enum.StrEnum):
 
 def add_to(root: typer.Typer) -> None:
     """Add the noun."""
+    messages.add_to(app)
     root.add_typer(app, name="ibc")
 
 
@@ -141,7 +143,7 @@ def send(
             ("links", words.listed(verdict.link for verdict in answer.message.verdicts)),
         ],
     )
-    session.screen.done("", f"slackwater ibc status {answer.message.name}")
+    session.screen.follow(f"slackwater ibc status {answer.message.name}")
 
 
 command(app, "send", "slackwater ibc send demo backup --fence --text nightly")(send)
@@ -243,90 +245,6 @@ def stop(session: Session, group: Group, application: Application) -> None:
     session.screen.resource(answer, [("stopped", str(answer.stopped))])
 
 
-@command(app, "status", "slackwater ibc status demo")
-def status(
-    session: Session,
-    message: Annotated[
-        str,
-        typer.Argument(
-            help="A group for all its messages, or one message.", metavar="GROUP|MESSAGE"
-        ),
-    ],
-    second: Annotated[str | None, typer.Argument(metavar="ID", help="Or the id apart.")] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="With one message: follow it until it is final.")
-    ] = False,
-    pending: Annotated[bool, typer.Option("--pending", help="Only what is not final.")] = False,
-    limit: Annotated[int, typer.Option(help="Newest so many.", min=1, max=10_000)] = 20,
-) -> None:
-    """Show what became of messages, link by link."""
-    if second is None and "/" not in message.removeprefix("groups/"):
-        _list(session, words.group_name(message), limit, pending=pending)
-        return
-    name = words.child_name(message, second, "messages")
-    if watch:
-        request = primary_pb2.WatchMessageRequest(name=name)
-        stream = session.stream("primary", session.primary.WatchMessage, request, 86_400)
-        for change in stream:
-            _show_message(session, change.message)
-        return
-    answer = session.call(
-        "primary",
-        session.primary.GetMessage,
-        primary_pb2.GetMessageRequest(name=name),
-        hint=f"slackwater ibc status {words.last(words.split_child(name)[0])}",
-    )
-    _show_message(session, answer.message)
-
-
-def _list(session: Session, group: str, limit: int, *, pending: bool) -> None:
-    request = primary_pb2.PrimaryServiceListMessagesRequest(group=group, pending_only=pending)
-    messages = session.pages("primary", session.primary.ListMessages, request, "messages", limit)
-    rows = [
-        (
-            words.last(message.name),
-            message.application,
-            words.word(
-                common_pb2.MessageBehaviour.Name(message.behaviour), "MESSAGE_BEHAVIOUR_"
-            ).lower(),
-            words.position(message.position),
-            words.moment(message.send_time),
-            words.milliseconds(message.fence_held) if message.fenced else "-",
-            words.listed(f"{_verdict(verdict)} at {verdict.link}" for verdict in message.verdicts),
-        )
-        for message in messages
-    ]
-    session.screen.listing(
-        "messages",
-        messages,
-        ("message", "app", "behaviour", "position", "sent", "fence", "verdicts"),
-        rows,
-        f"no messages; send one: slackwater ibc send {words.last(group)} APP --fence",
-    )
-
-
-def _show_message(session: Session, message: resources_pb2.Message) -> None:
-    rows = [
-        ("message", message.name),
-        ("application", message.application),
-        ("position", words.position(message.position)),
-        ("sent", words.moment(message.send_time)),
-        ("fence", words.milliseconds(message.fence_held) if message.fenced else "none"),
-        ("body", _body(message)),
-    ]
-    for verdict in message.verdicts:
-        detail = verdict.detail
-        more = [
-            f"by {detail.by}" if detail.by else "",
-            f"frozen {words.duration(detail.frozen_for)}" if detail.HasField("frozen_for") else "",
-            f"snapshot {detail.snapshot_id}" if detail.snapshot_id else "",
-            detail.text,
-        ]
-        shown = ", ".join(part for part in more if part)
-        rows.append((f"at {verdict.link}", f"{_verdict(verdict)}{' ' if shown else ''}{shown}"))
-    session.screen.resource(message, rows)
-
-
 def _show_delivered(
     session: Session, message: secondary_pb2.DeliveredMessage, body_file: str | None
 ) -> None:
@@ -353,7 +271,7 @@ def _show_delivered(
             ("again", "yes, it was handed over before" if message.redelivered else ""),
             ("dropped", f"{message.dropped} before it" if message.dropped else ""),
             ("replica", f"FROZEN here, {left}" if stands else "went on"),
-            ("body", _body(message)),
+            ("body", messages.body(message)),
         ]
     )
     if stands:
@@ -386,19 +304,6 @@ def _add_body(request: primary_pb2.SendMessageRequest, text: str | None, file: s
         request.data = sys.stdin.buffer.read()
     elif file is not None:
         request.data = Path(file).read_bytes()
-
-
-def _body(message: resources_pb2.Message | secondary_pb2.DeliveredMessage) -> str:
-    if message.WhichOneof("body") == "data":
-        try:
-            return message.data.decode()
-        except UnicodeDecodeError:
-            return f"{len(message.data)} bytes: {message.data[:32].hex()}..."
-    return message.text
-
-
-def _verdict(verdict: resources_pb2.Verdict) -> str:
-    return words.word(common_pb2.VerdictState.Name(verdict.state), "VERDICT_STATE_")
 
 
 def _whoami() -> str:

@@ -3,6 +3,7 @@
 import enum
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,9 +102,10 @@ def _read(
 
 
 def _row(record: record_pb2.Record) -> tuple[str, str, str, str, str]:
-    stamp = record.time_unix_nanos / 1e9
+    seconds, nanos = divmod(record.time_unix_nanos, 10**9)
+    stamp = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{nanos // 1000:06}"
     kind = record.WhichOneof("body") or "unknown"
-    return (str(record.lsn), str(record.epoch), f"{stamp:.6f}", kind, _what(record, kind))
+    return (str(record.lsn), str(record.epoch), stamp, kind, _what(record, kind))
 
 
 def _what(record: record_pb2.Record, kind: str) -> str:

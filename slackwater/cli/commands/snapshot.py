@@ -79,8 +79,7 @@ def create(
         run = _follow(session, run, patience + 120.0)
     _show_run(session, run)
     _refuse_failed(run)
-    session.screen.done(
-        "",
+    session.screen.follow(
         f"slackwater snapshot export {words.last(owner)} {words.last(run.snapshot)}"
         if run.snapshot
         else f"slackwater snapshot run {run.name}",
@@ -162,7 +161,7 @@ def export(session: Session, snapshot: Snapshot, second: Second = None) -> None:
         ],
     )
     if answer.nbd_uris:
-        session.screen.done("", f"nbdinfo '{answer.nbd_uris[0]}'")
+        session.screen.follow(f"nbdinfo '{answer.nbd_uris[0]}'")
 
 
 @command(app, "unexport", "slackwater snapshot unexport demo s1")

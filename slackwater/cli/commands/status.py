@@ -146,7 +146,7 @@ def _service_json(session: Session, picture: Picture, role: str) -> dict[str, ob
     return {
         "service": role,
         "endpoint": session.context.address(role),
-        "reachable": failure is None or failure.code == "NOT_FOUND",
+        "reachable": failure is None or _state_of(failure) != "UNREACHABLE",
         "problem": failure.message if failure else "",
         "nextStep": failure.next_step if failure else "",
     }
@@ -165,7 +165,7 @@ def _show_services(session: Session, picture: Picture) -> None:
             rows.append((role, session.context.address(role), "ok", ", ".join(about)))
         else:
             assert failure is not None, "a service answered or failed"
-            word = "ok" if failure.code == "NOT_FOUND" else "UNREACHABLE"
+            word = _state_of(failure)
             why = failure.message.rpartition(": ")[2] if failure.reason == "NOT_REACHABLE" else ""
             rows.append((role, session.context.address(role), word, why or failure.message))
     session.screen.table(("service", "endpoint", "state", "about"), rows)
@@ -174,6 +174,13 @@ def _show_services(session: Session, picture: Picture) -> None:
             session.screen.line(
                 ("next:  ", "dim"), f"{role}: ", (failure.next_step or failure.message, "cyan")
             )
+
+
+def _state_of(failure: Failure) -> str:
+    """What a service that gave no picture is, in one word."""
+    if failure.code == "NOT_FOUND":
+        return "ok"
+    return "UNREACHABLE" if failure.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") else "FAILED"
 
 
 def _peer(role: str, peer: snapshot_pb2.PeerStatus) -> str:
