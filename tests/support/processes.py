@@ -211,7 +211,7 @@ class Cluster(Sites):
         """True if the replica stands at the Primary's durable end."""
         end = self.group_status().group.durable
         replica = self.replica()
-        return replica.applied == end and self.link().acked == end
+        return replica.applied == end and not self.link().lag_bytes
 
     def _channel(self, address: str) -> grpc.Channel:
         if address not in self._channels:
