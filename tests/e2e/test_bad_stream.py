@@ -136,7 +136,9 @@ def test_unknown_kind_stops_the_replica_with_its_position_kept(
     assert replica.durable.lsn == before.lsn
     assert str(UNKNOWN_KIND) in replica.state_reason
     assert cluster.secondary.health("readiness") == "SERVING"
-    assert cluster.secondary.health("groups/demo") == "NOT_SERVING"
+    wait_until(
+        "its health says so", lambda: cluster.secondary.health("groups/demo") == "NOT_SERVING", 10
+    )
 
 
 def test_gap_is_rejected_with_what_was_expected_and_the_stream_lives_on(

@@ -23,7 +23,9 @@ def test_snapshot_at_a_message_is_exactly_its_point_while_writers_go_on(cluster:
     cluster.replicate(data=SIZES[DATA], wal=SIZES[WAL])
     for service in cluster.services:
         assert service.health("liveness") == "SERVING"
-    assert cluster.primary.health("groups/demo") == "SERVING"
+    wait_until(
+        "its health is known", lambda: cluster.primary.health("groups/demo") == "SERVING", 10
+    )
     journal = Journal()
     with start_load(cluster, journal) as load:
         load.wait_for(400)
