@@ -5,6 +5,7 @@ times in a run.
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,6 +23,7 @@ from slackwater.runtime import logs
 from slackwater.v1 import snapshot_pb2
 
 TASK = "snapshot"
+TAKE_BACK_SECONDS = 5.0
 LIMIT = 32
 """Runs at one time."""
 
@@ -234,6 +236,10 @@ class Runs:
         live.is_ending = True
         record, cycle = live.record, self._cycle(live)
         await cycle.end_freeze()
+        with contextlib.suppress(TimeoutError):
+            # Nobody waits for this, so a run does not go on for it while the Secondary is away.
+            async with asyncio.timeout(TAKE_BACK_SECONDS):
+                await cycle.take_back_name()
         if not record.is_over:
             record.run.state = state
             record.run.error = error

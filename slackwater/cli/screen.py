@@ -15,6 +15,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -102,14 +103,11 @@ class Screen:
             self._columns(heads, rows, indent)
             return
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        if indent:
-            table.add_column("", width=indent - 1, no_wrap=True)
         for head in heads:
             table.add_column(head.upper(), no_wrap=True)
         for row in rows:
-            cells = [styled(value) for value in row]
-            table.add_row(*([Text("")] if indent else []), *cells)
-        self.console.print(table, soft_wrap=False)
+            table.add_row(*(styled(value) for value in row))
+        self.console.print(Padding(table, (0, 0, 0, indent)), soft_wrap=False)
 
     def line(self, *parts: str | Text | tuple[str, str]) -> None:
         """Print one line."""
