@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from slackwater.errors import GroupFailed
 from slackwater.group import opening
 from slackwater.group.batch import Change, write_change
 from slackwater.group.opening import OpenGroup
@@ -13,7 +14,16 @@ from slackwater.group.volume import Volume
 from slackwater.position import LogPoint
 from slackwater.storage.simulated import Policy, SimulatedCrash, SimulatedStorage
 from tests.support.simulation import calls_of, every_crash
-from tests.unit.group.engine import SIZE, SMALL, open_group, read, send, volumes_of, write
+from tests.unit.group.engine import (
+    SIZE,
+    SMALL,
+    open_group,
+    read,
+    records,
+    send,
+    volumes_of,
+    write,
+)
 
 WRITES = 30
 """Of 4 KiB in one batch: three commits' worth."""
@@ -164,13 +174,19 @@ def test_log_sync_that_failed_and_marked_pages_clean_is_mended_by_the_next_start
     group = open_group(storage)
     volume = volumes_of(storage, group).add("data", SIZE)
     write(group.writer, volume, 0, b"a" * 512)
+    point = group.writer.log.durable
     storage.fail("sync", ".seg")
-    with pytest.raises(Exception, match="sync"):
-        write(group.writer, volume, 0, b"b" * 512)
+    with pytest.raises(GroupFailed):
+        write(group.writer, volume, 0, b"b" * 16384)  # pages that no later write touches
     killed = storage.kill()
-    shown = read(*_open(killed))
-    assert shown == read(*_open(killed.after_crash(Policy.DROP)))
-    assert shown[:512] in (b"a" * 512, b"b" * 512)
+    group, volume = _open(killed)
+    lost = killed.after_crash(Policy.DROP)
+    again, its_volume = _open(lost)
+    assert read(group, volume) == read(again, its_volume)
+    assert read(group, volume, 0, 512) in (b"a" * 512, b"b" * 512)
+    # A sender may have shipped what the log showed after the first start: it must still hold it.
+    shipped = records(killed, group, point)
+    assert records(lost, again, point)[: len(shipped)] == shipped
 
 
 def test_volume_sync_that_failed_and_marked_pages_clean_is_mended_by_the_next_start() -> None:
@@ -185,6 +201,19 @@ def test_volume_sync_that_failed_and_marked_pages_clean_is_mended_by_the_next_st
     shown = read(*_open(killed))
     assert shown[:512] == b"a" * 512
     assert shown == read(*_open(killed.after_crash(Policy.DROP)))
+
+
+def test_volume_never_holds_what_the_log_does_not() -> None:
+    """D1: else a crash leaves the Primary with bytes that no Secondary will ever get."""
+    for operation in ("write", "sync"):
+        storage = SimulatedStorage()
+        group = open_group(storage)
+        volume = volumes_of(storage, group).add("data", SIZE)
+        write(group.writer, volume, 0, b"a" * 512)
+        storage.fail(operation, ".seg")
+        with pytest.raises(GroupFailed):
+            write(group.writer, volume, 0, b"b" * 512)
+        assert volume.read(0, 512) == b"a" * 512
 
 
 def _open(storage: SimulatedStorage) -> tuple[OpenGroup, Volume]:

@@ -72,14 +72,18 @@ def test_second_waiter_for_room_lets_go_of_no_link_when_the_first_has_made_the_r
     storage = SimulatedStorage()
     group = open_group(storage)
     volume = volumes_of(storage, group).add("data", SIZE)
-    group.writer.links_floor = lambda: group.writer.log.durable.offset
-    pressed: list[int] = []
-    group.writer.log_pressure = pressed.append
+    floors = {"dead": 0}
+    group.writer.links_floor = lambda: min(floors.values())
+    group.writer.log_pressure = lambda _: floors.__delitem__(
+        min(floors, key=lambda one: floors[one])
+    )
     while group.writer.log.has_room(8192):
         write(group.writer, volume, 0, b"x" * 4096)
+        if "slow" not in floors and group.writer.log.used_bytes > SMALL.log_bytes // 2:
+            floors["slow"] = group.writer.log.durable.offset
     group.writer.make_room(8192)
     group.writer.make_room(8192)
-    assert not pressed
+    assert list(floors) == ["slow"]
     assert group.writer.log.has_room(8192)
 
 
@@ -344,3 +348,38 @@ def test_volume_may_be_removed_while_checkpoints_run() -> None:
     assert not crew.join()
     wait_for(lambda: group.writer.failure is None)
     assert not group.writer.volumes
+
+
+def test_log_is_kept_for_a_link_from_its_acked_position_on() -> None:
+    storage = SimulatedStorage()
+    group = open_group(storage)
+    volume = volumes_of(storage, group).add("data", SIZE)
+    acked = group.writer.log.durable
+    group.writer.links_floor = lambda: acked.offset
+    for number in range(80):
+        write(group.writer, volume, number % 16 * 4096, b"x" * 4096)
+        group.writer.maintain()
+    group.writer.checkpoint()
+    assert group.writer.checkpoint_point == group.writer.log.end
+    assert len(records(storage, group, acked)) == 80
+
+
+def test_trim_mark_moves_before_any_segment_does() -> None:
+    """D14: a sender that reads looks at the mark afterwards."""
+    storage = SimulatedStorage()
+    group = open_group(storage)
+    volume = volumes_of(storage, group).add("data", SIZE)
+    trim = group.writer.log.trim
+    seen: list[tuple[int, int]] = []
+
+    def watched(offset: int) -> None:
+        seen.append((group.writer.marks.trim_offset, offset))
+        trim(offset)
+
+    group.writer.log.trim = watched  # type: ignore[method-assign]
+    for number in range(80):
+        write(group.writer, volume, number % 16 * 4096, b"x" * 4096)
+    group.writer.checkpoint()
+    assert seen
+    assert all(mark >= offset for mark, offset in seen)
+    assert group.writer.log.oldest > 0

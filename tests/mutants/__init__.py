@@ -1,0 +1,1 @@
+"""Mutants: ways to break a promise, each with the test that must go red."""
