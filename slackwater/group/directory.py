@@ -97,9 +97,9 @@ class DataDirectory:
                 use by another process of the role.
         """
         if _needs_marker(storage, path):
-            missing = [one for one in (*reversed(path.parents), path) if not storage.exists(one)]
+            missing = [one for one in reversed(path.parents) if not storage.exists(one)]
             storage.make_directory(path)
-            for one in missing:
+            for one in (*missing, path):  # its own name in any case: SIGKILL may have come before
                 storage.sync_directory(one.parent)
         storage.check(path)
         lock = storage.lock(path / f"{role}.lock")
