@@ -1,11 +1,13 @@
 """What happened, told to those who watch."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from slackwater.errors import NoSpace, Unavailable
 from slackwater.v1 import resources_pb2
 
+Queue = asyncio.Queue[resources_pb2.Event | None]
 BEHIND_LIMIT = 1000
 """A watcher that is further behind is let go."""
 
@@ -15,7 +17,7 @@ class Events:
 
     def __init__(self) -> None:
         """Nobody watches yet."""
-        self._watchers: set[asyncio.Queue[resources_pb2.Event | None]] = set()
+        self._watchers: set[Queue] = set()
 
     def publish(self, resource: str, kind: str, text: str, **attributes: str) -> None:
         """Tell everybody who watches."""
@@ -25,24 +27,30 @@ class Events:
             if queue.qsize() <= BEHIND_LIMIT:
                 queue.put_nowait(event)
 
-    async def watch(self, group: str) -> AsyncIterator[resources_pb2.Event]:
-        """Yield what happens from now on: to one group if it is named.
+    @contextmanager
+    def subscription(self) -> Iterator[Queue]:
+        """Collect events while the body runs."""
+        queue: Queue = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            yield queue
+        finally:
+            self._watchers.discard(queue)
+
+    @staticmethod
+    async def follow(queue: Queue, group: str) -> AsyncIterator[resources_pb2.Event]:
+        """Yield what a subscription collects: what happened to one group if it is named.
 
         Raises:
             NoSpace: the watcher is too far behind.
             Unavailable: the service is ending.
         """
-        queue: asyncio.Queue[resources_pb2.Event | None] = asyncio.Queue()
-        self._watchers.add(queue)
-        try:
-            while (event := await queue.get()) is not None:
-                if queue.qsize() >= BEHIND_LIMIT:
-                    raise NoSpace("the watcher's queue", "Watch again, and read faster")
-                if group in ("", event.attributes["group"]):
-                    yield event
-            raise Unavailable("the snapshot service, which is ending,", "Watch again in a moment")
-        finally:
-            self._watchers.discard(queue)
+        while (event := await queue.get()) is not None:
+            if queue.qsize() >= BEHIND_LIMIT:
+                raise NoSpace("the watcher's queue", "Watch again, and read faster")
+            if group in ("", event.attributes["group"]):
+                yield event
+        raise Unavailable("the snapshot service, which is ending,", "Watch again in a moment")
 
     def close(self) -> None:
         """Let every watcher go."""

@@ -155,11 +155,12 @@ class SnapshotServicer(PlannedServicer):
         self, request: api.SnapshotServiceWatchEventsRequest, context: Context
     ) -> AsyncIterator[api.SnapshotServiceWatchEventsResponse]:
         """Stream what happens to runs."""
-        del context
         if request.group:
             names.group("group", request.group)
-        async for event in self._events.watch(request.group):
-            yield api.SnapshotServiceWatchEventsResponse(event=event)
+        with self._events.subscription() as queue:
+            await context.send_initial_metadata(())  # from here on nothing is missed
+            async for event in self._events.follow(queue, request.group):
+                yield api.SnapshotServiceWatchEventsResponse(event=event)
 
     async def _check_there(self, request: api.StartSnapshotRequest, context: Context) -> None:
         """Refuse at once what the Secondary would refuse later."""

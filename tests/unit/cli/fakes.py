@@ -1,5 +1,6 @@
 """A service in this process: every rpc of its API answers what the test says."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class FakeService:
         """Serve the API; every rpc answers with its empty response until told otherwise."""
         self.answers: dict[str, Answer] = {}
         self.requests: list[tuple[str, Any]] = []
+        self.stopping = threading.Event()
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)]
         )
@@ -48,6 +50,7 @@ class FakeService:
 
     def stop(self) -> None:
         """Hang up on everybody."""
+        self.stopping.set()
         self._server.stop(None).wait()
 
     def _handler(self, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
@@ -74,7 +77,7 @@ class FakeService:
             make, behaviour = grpc.unary_stream_rpc_method_handler, stream
         if method.client_streaming:
             make, behaviour = grpc.stream_stream_rpc_method_handler, stream
-        handler: "grpc.RpcMethodHandler[Any, Any]" = make(
+        handler: grpc.RpcMethodHandler[Any, Any] = make(
             behaviour,
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=response_class.SerializeToString,

@@ -211,7 +211,7 @@ CASES = [
         ("losses",),
     ),
     Case(
-        "ibc send demo backup --fence --text go --freeze-timeout 5m --deliver-timeout 0 --link site-b",
+        "ibc send demo backup --fence -m go --freeze-timeout 5m --deliver-timeout 0 --link site-b",
         "primary",
         "SendMessage",
         primary.SendMessageResponse(message=m.SENT, fence_held=m.SENT.fence_held),
