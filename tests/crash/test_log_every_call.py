@@ -15,7 +15,7 @@ from slackwater.errors import StorageFailed
 from slackwater.log import segment
 from slackwater.log.log import Log
 from slackwater.position import LogPoint
-from slackwater.storage.simulated import Node, Policy, SimulatedCrash, SimulatedStorage
+from slackwater.storage.simulated import Policy, SimulatedCrash, SimulatedStorage
 from tests.support.simulation import calls_of, every_crash, survivors
 from tests.unit.log.history import (
     CAPACITY,
@@ -231,23 +231,6 @@ def test_recovery_is_idempotent() -> None:
     assert not recovery.was_torn
 
 
-@pytest.fixture
-def clean_pages_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a sync write only what is dirty: what an earlier failed one marked clean is lost."""
-
-    def settle(node: Node) -> None:
-        if not node.durable.size and not node.unsynced:  # a disk after a power loss
-            node.durable = node.visible.copy()
-        for operation, offset, data in node.unsynced:
-            assert operation == "write"
-            assert isinstance(data, bytes)
-            node.durable.write(offset, data)
-        node.unsynced.clear()
-
-    monkeypatch.setattr(Node, "settle", settle)
-
-
-@pytest.mark.usefixtures("clean_pages_stay_behind")
 def test_writer_loses_nothing_synced_when_a_sync_fails_and_the_pages_are_marked_clean() -> None:
     """EIO, then clean: the visible bytes are not durable, and no later sync may say so (D3)."""
     storage = disk()
@@ -285,7 +268,6 @@ class FailingAt(SimulatedStorage):
                 raise OSError(errno.EIO, "injected", str(path))
 
 
-@pytest.mark.usefixtures("clean_pages_stay_behind")
 @pytest.mark.parametrize("operation", ["write", "sync", "rename", "sync_directory", "open"])
 def test_log_is_whole_after_a_failure_of_each_single_call(operation: str) -> None:
     """Whatever fails, and however the process then dies, all that was synced is found (D3)."""
