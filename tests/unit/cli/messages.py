@@ -80,7 +80,7 @@ REPLICA = resources_pb2.Replica(
     volumes=[VOLUME],
     connected=True,
 )
-REPLICA.heard_time.FromSeconds(int(time.time()) - 90)
+REPLICA.heard_time.FromSeconds(int(time.time()) - 3600)
 SNAPSHOT = resources_pb2.Snapshot(
     name="groups/demo/snapshots/s1",
     position=POSITION,
