@@ -27,6 +27,7 @@ from slackwater.group.database import GroupDatabase
 from slackwater.group.rows import SnapshotRow
 from slackwater.group.volume import Volume
 from slackwater.position import LogPoint
+from slackwater.snapshots import files
 from slackwater.snapshots.feed import Entry, Feed
 from slackwater.snapshots.gather import CHUNK_BYTES
 from slackwater.snapshots.merging import Merger
@@ -65,6 +66,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._merge_lock = threading.Lock()
         self._merger = Merger()
+        self._leftovers: list[int] = []
 
     # -- opening and closing -----------------------------------------------------------------
 
@@ -94,7 +96,7 @@ class Catalogue:
         return {
             volume_id: Overlay.open(
                 self._storage,
-                *self._files(row, volume_id),
+                *files.paths(self._path(row), volume_id),
                 row.uid,
                 size,
                 row.chunk_bytes,
@@ -191,17 +193,19 @@ class Catalogue:
         guard: bool = False,
         evidence: Mapping[str, object] | None = None,
         chunk_bytes: int = 0,
+        began: float | None = None,
     ) -> SnapshotRow:
         """Make a snapshot of all volumes, which stand exactly at `point`.
 
         Snapshots look through each other chunk by chunk, so those of a group have one chunk size
-        as long as there is any; 0 asks for that, or for 64 KiB.
+        as long as there is any; 0 asks for that, or for 64 KiB. With `began`, a monotonic time,
+        the evidence says how long it took since then.
 
         Raises:
             AlreadyExists: the name is taken.
             FailedPrecondition: the other snapshots have another chunk size.
-            NoSpace: there is no room for its files; nothing is left behind.
-            OSError: the storage failed; what is left is removed at the next start.
+            OSError: no room, or the storage refused; nothing is left behind, it may be tried again.
+            StorageFailed: a sync or commit failed, which is final (D3).
         """
         if any(entry.row.name == name for entry in self._chain):
             raise errors.AlreadyExists("snapshot", name)
@@ -222,16 +226,21 @@ class Catalogue:
             volumes=tuple((volume.id, volume.name, volume.size) for volume in volumes),
             evidence=dict(evidence or {}),
         )
+        self._remove_leftovers()
         row = replace(row, id=self._database.add_snapshot(row))
+        overlays: dict[int, Overlay] = {}
         try:
-            overlays = self._create_files(row)
+            overlays = files.make(self._storage, self._path(row), row)
+            if began is not None:
+                row.evidence["create_seconds"] = self._clock.monotonic() - began
+            row = replace(row, state=READY)
+            self._database.update_snapshot(row)
         except OSError:
-            with suppress(OSError):  # a leftover directory goes at the next start
-                self._storage.remove_tree(self._path(row))
-            self._database.remove_snapshot(row.id)
+            files.drop(self._storage, self._path(row), overlays)
+            self._leftovers.append(row.id)
+            with suppress(OSError):
+                self._remove_leftovers()
             raise
-        row = replace(row, state=READY)
-        self._database.update_snapshot(row)
         with self._lock:
             self._chain = (*self._chain, Entry(row, overlays))
         return row
@@ -246,18 +255,10 @@ class Catalogue:
             )
         return wanted or held or CHUNK_BYTES
 
-    def _create_files(self, row: SnapshotRow) -> dict[int, Overlay]:
-        directory = self._path(row)
-        self._storage.make_directory(directory)
-        overlays = {
-            volume_id: Overlay.create(
-                self._storage, *self._files(row, volume_id), row.uid, size, row.chunk_bytes
-            )
-            for volume_id, _, size in row.volumes
-        }
-        self._storage.sync_directory(directory)
-        self._storage.sync_directory(self._directory)
-        return overlays
+    def _remove_leftovers(self) -> None:
+        while self._leftovers:  # each row holds a name
+            self._database.remove_snapshot(self._leftovers[-1])
+            self._leftovers.pop()
 
     # -- marks -------------------------------------------------------------------------------
 
@@ -268,15 +269,6 @@ class Catalogue:
             NotFound: there is none of that name.
         """
         return self._update(replace(self.get(name), exported=exported))
-
-    def note(self, name: str, evidence: Mapping[str, object]) -> SnapshotRow:
-        """Add to a snapshot's evidence.
-
-        Raises:
-            NotFound: there is none of that name.
-        """
-        row = self.get(name)
-        return self._update(replace(row, evidence={**row.evidence, **evidence}))
 
     def judge(self, message_id: str, grade: str, evidence: Mapping[str, object]) -> None:
         """Give the snapshots made at a message what its Outcome says (C17, C20)."""
@@ -343,10 +335,7 @@ class Catalogue:
         with self._lock:
             self._chain = tuple(other for other in self._chain if other.row.uid != entry.row.uid)
         self._merger.forget(entry)
-        for overlay in entry.overlays.values():
-            overlay.close()
-        with suppress(OSError):  # a leftover directory goes at the next start
-            self._storage.remove_tree(self._path(entry.row))
+        files.drop(self._storage, self._path(entry.row), entry.overlays)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -388,11 +377,5 @@ class Catalogue:
             newer.overlays[volume_id] for newer in chain[places[0] :] if volume_id in newer.overlays
         ]
 
-    # -- places ------------------------------------------------------------------------------
-
     def _path(self, row: SnapshotRow) -> Path:
         return self._directory / row.uid.hex
-
-    def _files(self, row: SnapshotRow, volume_id: int) -> tuple[Path, Path]:
-        directory = self._path(row)
-        return directory / f"{volume_id}.overlay", directory / f"{volume_id}.map"

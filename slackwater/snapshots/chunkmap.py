@@ -2,8 +2,11 @@
 
 A file of one 512-byte head and one 64-bit entry a chunk, mapped into memory. An entry is 0 when the
 chunk is not preserved, else `(record offset / 512 + 1) << 2 | flags`. Entries are stored and loaded
-whole (D13), so a reader needs no lock. The map only saves a scan of the overlay: it is used again
-after a clean stop, when its head fits, and made anew after anything else (D23).
+whole (D13), so a reader needs no lock. A store to a page that the file system has no room for would
+end the process (SIGBUS), so room is taken by a plain write first, which can say so.
+
+The map only saves a scan of the overlay: it is used again after a clean stop, when its head fits,
+and made anew after anything else (D23).
 """
 
 import struct
@@ -23,6 +26,7 @@ _MAGIC: Final = b"SWMAP\0\0\1"
 _SECTOR: Final = 512
 _CRC_STEP: Final = 1 << 20
 _FILL_STEP: Final = 1 << 14
+_PAGE: Final = 4096
 
 
 class ChunkMap:
@@ -38,6 +42,7 @@ class ChunkMap:
         self._chunks = chunks
         self._whole = file.map()
         self._entries = self._whole[HEAD_BYTES:].cast("Q")
+        self._has_room = bytearray(-(-len(self._whole) // _PAGE))
         self.previous = (0, 0)
 
     @classmethod
@@ -46,9 +51,19 @@ class ChunkMap:
     ) -> "ChunkMap":
         """Return an empty map; what was at `path` is gone."""
         file = storage.open(path, create=True)
-        file.resize(0)
-        file.resize(HEAD_BYTES + 8 * chunks)
-        return cls(file, snapshot_uid, chunks)
+        try:
+            file.resize(0)
+            file.resize(HEAD_BYTES + 8 * chunks)
+            made = cls(file, snapshot_uid, chunks)
+        except OSError:
+            file.close()
+            raise
+        try:
+            made.take_room(0, 1)  # for the head
+        except OSError:
+            made.close()
+            raise
+        return made
 
     @classmethod
     def open(
@@ -105,8 +120,21 @@ class ChunkMap:
         entry = self._entries[chunk]
         return (((entry >> 2) - 1) * _SECTOR, entry & 3) if entry else None
 
+    def take_room(self, first: int, count: int) -> None:
+        """See to it that entries can be stored; one thread at a time, like `put`.
+
+        Raises:
+            OSError: there is no room.
+        """
+        next_page = (HEAD_BYTES + 8 * (first + count) - 1) // _PAGE + 1
+        for page in range((HEAD_BYTES + 8 * first) // _PAGE, next_page):
+            if not self._has_room[page]:
+                start = page * _PAGE
+                self._file.write([bytes(self._whole[start : start + _PAGE])], start)
+                self._has_room[page] = 1
+
     def put(self, first: int, count: int, record_offset: int, flags: int) -> None:
-        """Point the chunks at a record."""
+        """Point the chunks at a record; `take_room` comes before."""
         entry = (record_offset // _SECTOR + 1) << 2 | flags
         if count == 1:
             self._entries[first] = entry

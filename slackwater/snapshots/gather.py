@@ -77,6 +77,8 @@ class Batch:
         """
         if not self._records:
             return
+        for record in self._records:
+            self._map.take_room(record.first, record.chunks)
         self._file.write(self._pieces, self._end)
         self._end += self._bytes
         self._written(self._end, self._previous)

@@ -101,7 +101,11 @@ class Overlay:
         """Make an empty overlay; durable once the caller has synced its directory."""
         file = storage.open(path, create=True, exclusive=True)
         chunks = -(-size // chunk_bytes)
-        chunk_map = ChunkMap.create(storage, map_path, snapshot_uid, chunks)
+        try:
+            chunk_map = ChunkMap.create(storage, map_path, snapshot_uid, chunks)
+        except OSError:
+            file.close()
+            raise
         return cls(file, chunk_map, snapshot_uid, size, chunk_bytes, 0, (0, 0))
 
     @classmethod
