@@ -66,12 +66,11 @@ class Controls:
         if change.kind == kinds.KIND_ADD:
             self._volumes.add(change.volume, change.name, change.size_bytes, lsn)
         elif change.kind == kinds.KIND_GROW:
-            volume = self._volumes.of_record(change.volume, 0, 0, lsn)
-            if change.size_bytes > volume.size:
+            size = self._volumes.size_of(change.volume, lsn)
+            if change.size_bytes > size:
                 # Past the end lies something only after a sync cut the volume; snapshots see it.
-                grown = change.size_bytes - volume.size
-                self._preserve([(volume.id, volume.size, grown)])
-                self._volumes.grow(volume.id, change.size_bytes)
+                self._preserve([(change.volume, size, change.size_bytes - size)])
+                self._volumes.grow(change.volume, change.size_bytes)
         elif change.kind == kinds.KIND_REMOVE:
             self._volumes.remove(change.volume, lsn)
         else:

@@ -5,6 +5,8 @@ replay may still write to it, and until no snapshot looks through to it. Ids are
 so nothing new can be written there.
 """
 
+import errno
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -14,15 +16,20 @@ from slackwater.group.database import GroupDatabase
 from slackwater.group.directory import GroupDirectory
 from slackwater.group.rows import VolumeRow
 from slackwater.group.volume import Volume
+from slackwater.log.failstop import FailStop
 from slackwater.storage.seam import Storage
 
 ACTIVE: Final = "ACTIVE"
 CREATING: Final = "CREATING"
 REMOVING: Final = "REMOVING"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class VolumeSet:
-    """The open volumes of one replica. Changed by the applier's thread, read by any."""
+    """The open volumes of one replica. Changed by the applier's thread, read by any.
+
+    Syncs go one at a time, so that the failure of one is known before the next could hide it (D3).
+    """
 
     def __init__(
         self, storage: Storage, directory: GroupDirectory, database: GroupDatabase
@@ -37,6 +44,8 @@ class VolumeSet:
         self._database = database
         self._volumes: dict[int, Volume] = {}
         self._rows: dict[int, VolumeRow] = {}
+        self._failstop = FailStop()
+        self._sync_lock = threading.Lock()
         self.reopen(database.volumes())
 
     def reopen(self, rows: Sequence[VolumeRow]) -> None:
@@ -47,6 +56,10 @@ class VolumeSet:
                 self._make(row)
             elif held is None:
                 path = self._directory.volume(row.path)
+                if row.state == REMOVING and not self._storage.exists(path):
+                    self._database.remove_volume(row.id)  # a crash came between file and row
+                    self._rows.pop(row.id, None)
+                    continue
                 self._put(Volume.open(self._storage, path, row.id, row.name, row.size), row)
             else:
                 if held.file.size() < row.size:
@@ -112,7 +125,7 @@ class VolumeSet:
         self._make(row)
 
     def new_row(self, volume_id: int, name: str, size: int, lsn: int) -> VolumeRow:
-        """Return the row of a volume to be made, with a path that no other volume has."""
+        """Return the row of a volume to be made, with a path that no other row has."""
         path = f"volumes/{name}.raw"
         if any(row.path == path for row in self._rows.values()):
             path = f"volumes/{name}.{volume_id}.raw"
@@ -120,26 +133,45 @@ class VolumeSet:
 
     def _make(self, row: VolumeRow) -> None:
         path = self._directory.volume(row.path)
-        volume = Volume.create(self._storage, path, row.id, row.name, row.size)
+        try:
+            volume = Volume.create(self._storage, path, row.id, row.name, row.size)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
+            raise self._failstop.fail(path, "create", error) from error
         row = replace(row, state=ACTIVE)
-        self._database.put_volume(row)
+        try:
+            self._database.put_volume(row)
+        except OSError:
+            volume.close()  # it is made anew when there is room for the row
+            raise
         self._put(volume, row)
+
+    def size_of(self, volume_id: int, lsn: int) -> int:
+        """Return a volume's size as group.db has it.
+
+        Raises:
+            DataCorrupt: a record names a volume that is not here.
+        """
+        self.of_record(volume_id, 0, 0, lsn)
+        return self._rows[volume_id].size
 
     def grow(self, volume_id: int, size: int) -> None:
         """Let a volume have the larger of both sizes; the new part reads as zeroes.
 
         Raises:
             OSError: the storage refused; may be tried again.
+            StorageFailed: the sync failed, which is final (D3).
         """
-        volume = self._volumes[volume_id]
-        if size <= volume.size:
+        volume, row = self._volumes[volume_id], self._rows[volume_id]
+        if size <= row.size:  # the row counts: it is written last, and again if it had no room
             return
         held = volume.file.size()
-        if held > volume.size:  # the sync of another history cut it; what lies there is stale
-            volume.file.zero(volume.size, min(held, size) - volume.size)
+        if held > row.size:  # the sync of another history cut it; what lies there is stale
+            volume.file.zero(row.size, min(held, size) - row.size)
         volume.grow(size)
-        volume.sync()
-        row = replace(self._rows[volume_id], size=size)
+        self._sync(volume)
+        row = replace(row, size=size)
         self._database.put_volume(row)
         self._rows[volume_id] = row
 
@@ -157,13 +189,15 @@ class VolumeSet:
         for volume_id, row in list(self._rows.items()):
             if row.state != REMOVING or row.lsn > checkpoint_lsn or volume_id in used:
                 continue
-            volume = self._volumes.pop(volume_id)
-            del self._rows[volume_id]
-            volume.close()
-            if self._storage.exists(volume.path):
-                self._storage.remove(volume.path)
-                self._storage.sync_directory(volume.path.parent)
+            volume = self._volumes.pop(volume_id, None)
+            if volume is not None:
+                volume.close()
+            path = self._directory.volume(row.path)
+            if self._storage.exists(path):
+                self._storage.remove(path)
+                self._storage.sync_directory(path.parent)
             self._database.remove_volume(volume_id)
+            del self._rows[volume_id]  # last: as long as group.db has it, its path is taken
 
     def sync(self) -> None:
         """Make every volume durable.
@@ -172,10 +206,15 @@ class VolumeSet:
             StorageFailed: a sync failed, which is final (D3).
         """
         for volume in self.all():
+            self._sync(volume)
+
+    def _sync(self, volume: Volume) -> None:
+        with self._sync_lock:
+            self._failstop.check()
             try:
                 volume.sync()
             except OSError as error:
-                raise errors.StorageFailed(str(volume.path), "sync", error.errno or 0) from error
+                raise self._failstop.fail(volume.path, "sync", error) from error
 
     def start_writeback(self) -> None:
         """Let the system begin to write every volume back (D10, D24)."""
