@@ -17,7 +17,7 @@ Invariants (a1 to a3 are what the crash tests and the property tests check):
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from slackwater import errors
@@ -93,7 +93,7 @@ class Applier:
         self._zero_step_bytes = zero_step_bytes
         self._zeroing: _Zeroing | None = None
         self._narrow = False
-        self._regions_done = 0
+        self._regions_done = self._region_at = 0
         self._stopped_time_ns = 0
 
     @property
@@ -239,14 +239,9 @@ class Applier:
     # -- regions of a sync -------------------------------------------------------------------
 
     def _apply_regions(self, regions: Sequence[Region]) -> bool:
-        """Apply some of the first batch's regions, as many as make a bounded step."""
+        """Apply some of the first batch's regions, as many as make a bounded step (D12)."""
         lsn = self.applied.position.lsn
-        first = self._regions_done
-        size, last = 0, first
-        while last < len(regions) and (last == first or size < self._zero_step_bytes):
-            size += regions[last].length
-            last += 1
-        some = regions[first:last]
+        some, last, at = self._some_of(regions)
         try:
             self.preserve([(region.volume, region.offset, region.length) for region in some])
             for region in some:
@@ -258,11 +253,27 @@ class Applier:
         except OSError as error:
             return self._stalled(lsn, "sync", error)
         self.stall = None
-        self._regions_done = last
+        self._regions_done, self._region_at = last, at
         if last == len(regions):
-            self._regions_done = 0
+            self.forget_regions()
             self._regions.done()
         return True
+
+    def _some_of(self, regions: Sequence[Region]) -> tuple[list[Region], int, int]:
+        """Return the next regions, a large zero cut, and how many are done then, and how far."""
+        index, at, room = self._regions_done, self._region_at, self._zero_step_bytes
+        some: list[Region] = []
+        while index < len(regions) and room > 0:
+            region = regions[index]
+            if region.data is None and (at or region.length > room):
+                length = min(room, region.length - at)
+                region = replace(region, offset=region.offset + at, length=length)
+                at += length
+            some.append(region)
+            room -= region.length
+            if not at or at == regions[index].length:
+                index, at = index + 1, 0
+        return some, index, at
 
     def restart(self, reader: LogReader, start: LogPoint) -> None:
         """Go on from another place: the log was reset for a sync."""
@@ -272,11 +283,11 @@ class Applier:
         self.applied = start
         self.stall = self._zeroing = None
         self.is_torn = self._narrow = False
-        self._regions_done = 0
+        self._regions_done = self._region_at = 0
 
     def forget_regions(self) -> None:
         """The batch applied in part will not come to its end: another stream begins."""
-        self._regions_done = 0
+        self._regions_done = self._region_at = 0
 
     def close(self) -> None:
         """Let the log's files go."""

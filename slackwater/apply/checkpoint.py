@@ -74,7 +74,7 @@ class Checkpointer:
             self._move(point, progress)
         finally:
             self._lock.release()
-        with self._apply_lock:
+        with self._apply_lock, self._lock:  # no other sync may hold a file that is let go
             self._volumes.drop_removed(self.point.position.lsn, self._catalogue.used_volumes())
         return point
 
@@ -101,13 +101,19 @@ class Checkpointer:
 
     def reset(self, point: LogPoint, progress: Progress | None = None) -> None:
         """Begin anew at another place: the log was reset for a sync."""
-        self.point = point
-        self.durable_progress = progress or Progress()
+        with self._lock:
+            self.point = point
+            self.durable_progress = progress or Progress()
+
+    def new_stream(self) -> None:
+        """Regions are numbered from 1 again: what is acked is 0, whatever is being synced (D25)."""
+        with self._lock:
+            self.durable_progress = self._regions.renumber(self.durable_progress)
 
     def is_due(self) -> bool:
         """Tell whether log space, replay time or a sync's acks ask for a checkpoint (D10)."""
         if self._regions.applied != self.durable_progress and (
-            not len(self._regions) or self._regions.unacked_bytes >= REGION_BYTES
+            not len(self._regions) or self.has_acks_due()
         ):
             return True
         written = self._applier.applied.offset - self.point.offset
@@ -117,6 +123,10 @@ class Checkpointer:
         if written >= log.capacity_bytes // SHARE_OF_LOG:
             return True
         return self._clock.monotonic() - self._at_seconds >= SECONDS
+
+    def has_acks_due(self) -> bool:
+        """Tell whether the Primary waits for acks of regions: its window is a few times that."""
+        return self._regions.unacked_bytes >= REGION_BYTES
 
     def spread(self) -> None:
         """Let the system begin to write back what was applied since it last did (D10)."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
+from slackwater import errors
 from slackwater.apply.database import INBOX, TAKEN, ReplicaDatabase
 from slackwater.clock import Clock
 from slackwater.group.rows import DeliveryRow, MessageRow, VerdictRow
@@ -26,7 +27,7 @@ from slackwater.ibc.actions import (
     TakeNotified,
     Timers,
 )
-from slackwater.ibc.delivery import Delivery
+from slackwater.ibc.delivery import Delivery, ended
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
 from slackwater.ibc.names import Application
 from slackwater.position import LogPoint, Position
@@ -102,7 +103,7 @@ class Messages:
             StorageFailed: the storage failed, which is final (D3).
         """
         lsn = point.position.lsn
-        self.pump()
+        self.pump(reaching=True)
         if self._reaching == lsn:  # an earlier try found no room, now it did
             self._reaching = 0
             return self.delivery.may_apply, True
@@ -123,19 +124,22 @@ class Messages:
             return True, True
         self._reaching = lsn
         self.delivery.reach(message, self._clock.monotonic(), consistent)
-        self.pump()
+        self.pump(reaching=True)
         self._reaching = 0
         return self.delivery.may_apply, True
 
-    def pump(self) -> None:
+    def pump(self, *, reaching: bool = False) -> None:
         """Carry out what the machine asked for, in order.
+
+        A freeze that found no room waits for the applier, `reaching` the message again: nobody is
+        handed the message before the applier stands at it.
 
         Raises:
             OSError: no room; the rest waits for the next call.
             StorageFailed: the storage failed, which is final (D3).
         """
         self._queue.extend(self.delivery.actions())
-        while self._queue:
+        while self._queue and (reaching or not isinstance(self._queue[0], Freeze)):
             self._do(self._queue[0])
             self._queue.popleft()
             self._queue.extend(self.delivery.actions())
@@ -248,8 +252,18 @@ class Messages:
         """End the freeze at a message; returns how long applying stood still.
 
         It is durable before this returns, so an unfreeze that was answered stays.
+
+        Raises:
+            FailedPrecondition: the replica does not stand at it; says how the freeze ended (C12).
         """
-        seconds = self.delivery.unfreeze(message_id, by, self._clock.monotonic())
+        try:
+            seconds = self.delivery.unfreeze(message_id, by, self._clock.monotonic())
+        except errors.FailedPrecondition as error:
+            rows = self._database.verdicts(message_id) if error.reason == "NOT_FROZEN" else []
+            for row in rows:
+                if row.final:  # it ended before the last start
+                    raise ended(message_id, row.state, str(row.detail.get("by", ""))) from None
+            raise
         self.pump()
         return seconds
 

@@ -19,6 +19,8 @@ from slackwater.position import Position
 from slackwater.record import Buffer, RecordView
 
 QUEUE_BYTES: Final = 16 << 20
+RECORD_BYTES: Final = 512
+"""What a queued record takes at most beside its bytes: its view."""
 OnDurable = Callable[[Position], None]
 
 
@@ -45,7 +47,8 @@ class Receiver:
     @property
     def has_room(self) -> bool:
         """Tell whether the queue takes another run; the shell stops reading when it does not."""
-        return self.held_bytes < QUEUE_BYTES
+        records = self.received.lsn - self.log.durable.position.lsn
+        return self.held_bytes + records * RECORD_BYTES < QUEUE_BYTES
 
     def append(self, data: Buffer, views: Sequence[RecordView], on_durable: OnDurable) -> bool:
         """Queue whole records, which `record.scan` proved to continue `received`.
@@ -127,6 +130,7 @@ class Receiver:
             self._queue.clear()
             self.held_bytes = 0
             self.received = self.log.end.position
+            self.is_full = False  # nothing waits for room any more
 
     def replace_log(self, log: Log) -> None:
         """Receive into another log from now on: it was reset for a sync."""

@@ -14,8 +14,8 @@ goes back but by a sync; an effect happens once per lsn.
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from slackwater import errors
@@ -29,6 +29,7 @@ from slackwater.apply.regions import RegionQueue
 from slackwater.apply.replica_messages import ReplicaMessages
 from slackwater.apply.replica_snapshots import ReplicaSnapshots
 from slackwater.apply.replica_syncs import ReplicaSyncs
+from slackwater.apply.replica_upkeep import ReplicaUpkeep
 from slackwater.apply.replica_view import ReplicaView
 from slackwater.apply.syncing import Syncing
 from slackwater.apply.workers import IDLE_SECONDS, TICK_SECONDS, Worker
@@ -41,10 +42,9 @@ from slackwater.storage.seam import Storage
 from slackwater.v1 import record_pb2
 
 FREEZE_LOG_LIMIT: Final = 0.8
-MERGE_STEPS: Final = 8
 
 
-class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
+class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, ReplicaUpkeep):
     """One group on its Secondary; every method may be called from any thread."""
 
     def __init__(
@@ -116,7 +116,6 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
         self._recover_to: LogPoint | None = None
         if must_recover and parts.checkpoint.offset < end.offset:
             self._recover_to = end
-        self.syncing.drop_old_guards()
         self._writer = Worker("log-" + self.name, self.write_some, IDLE_SECONDS, self._died)
         self._applying = Worker("apply-" + self.name, self.step, IDLE_SECONDS, self._died)
         self._upkeep = Worker("upkeep-" + self.name, self._tick, TICK_SECONDS, self._died)
@@ -139,7 +138,11 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
             StorageFailed, OSError: the storage failed.
         """
         parts = open_parts(storage, directory, clock)
-        return cls(parts, clock, freeze_log_limit=freeze_log_limit)
+        try:
+            return cls(parts, clock, freeze_log_limit=freeze_log_limit)
+        except BaseException:
+            parts.lock.close()
+            raise
 
     @classmethod
     def create(
@@ -233,6 +236,17 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
         if self.failure is not None:
             raise errors.GroupFailed(self.name, str(self.failure))
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change something between two steps; a failure of the storage is the replica's (D3)."""
+        with self._apply_lock:
+            self.check_alive()
+            try:
+                yield
+            except errors.StorageFailed as error:
+                self._fail(error)
+                raise
+
     # -- receiving ---------------------------------------------------------------------------
 
     def new_stream(self, link: str) -> None:
@@ -243,9 +257,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
         with self._apply_lock:
             self.messages.delivery.link = link
             self.applier.forget_regions()
-            self.checkpointer.durable_progress = self.regions.renumber(
-                self.checkpointer.durable_progress
-            )
+            self.checkpointer.new_stream()
 
     def append_run(self, run: Buffer, views: Sequence[RecordView], on_durable: OnDurable) -> bool:
         """Queue whole records proved to continue `receiver.received`; see `Receiver.append`.
@@ -298,6 +310,8 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
                 self.apply_seconds.observe(time.perf_counter() - began)
             self._check_recovered()
         if did:
+            if self.checkpointer.has_acks_due():
+                self._upkeep.wake()
             self.on_change()
         return did
 
@@ -309,6 +323,8 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
             self._recover_to = None
 
     def _reach_message(self, body: record_pb2.IbcMessage, point: LogPoint, time_ns: int) -> bool:
+        if self.syncing.wants_checkpoint(self.applier.applied.position.lsn):
+            self.checkpoint()  # the message lies past where the replica is consistent (C18)
         passed, is_new = self.messages.reach(
             body, point, time_ns, consistent=not self.syncing.is_running
         )
@@ -320,56 +336,6 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView):
         if self.applier.stopped is not None:
             self.applier.release()
         self._applying.wake()
-
-    # -- upkeep ------------------------------------------------------------------------------
-
-    def _tick(self) -> bool:
-        self.maintain()
-        return False
-
-    def maintain(self) -> None:
-        """Do what is due: timers, checkpoint, the next segment, snapshots that are going."""
-        if self.failure is not None or self.is_closed:
-            return
-        try:
-            self._maintain()
-        except errors.SlackwaterError as error:
-            self._fail(error)
-        except OSError:
-            return  # no room: everything here is tried again at the next call
-
-    def _maintain(self) -> None:
-        log = self.receiver.log
-        with self._apply_lock:
-            self.messages.tick(self.log_use)
-        self.checkpointer.spread()
-        if (
-            self.checkpointer.is_due()
-            or self.receiver.is_full
-            or self.syncing.wants_checkpoint(self.applier.applied.position.lsn)
-        ):
-            self.checkpoint()
-        if self.receiver.is_full:
-            self._writer.wake()
-        for _ in range(MERGE_STEPS):
-            if not self.catalogue.merge_step():
-                break
-        with suppress(errors.NoSpace):
-            log.prepare()
-
-    def checkpoint(self) -> None:
-        """Take a checkpoint now, and let a sync that only waited for it be over.
-
-        Raises:
-            StorageFailed: a sync failed, which is final (D3).
-            OSError: no room in group.db; may be tried again.
-        """
-        before = self.checkpointer.durable_progress
-        self.checkpointer.run()
-        with self._apply_lock:
-            is_over = self.syncing.settle()
-        if is_over or before != self.checkpointer.durable_progress:
-            self.on_change()
 
 
 def _nothing() -> None:

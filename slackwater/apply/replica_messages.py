@@ -46,8 +46,7 @@ class ReplicaMessages:
     on_change: Callable[[], None]
     _apply_lock: AbstractContextManager[object]
 
-    def check_alive(self) -> None:
-        """Refuse when the replica has failed; see `Replica`."""
+    def _changing(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
     def register_application(self, name: str) -> Application:
@@ -57,8 +56,7 @@ class ReplicaMessages:
             InvalidRequest: it is no DNS label.
             FailedPrecondition: 32 names are registered.
         """
-        with self._apply_lock:
-            self.check_alive()
+        with self._changing():
             application = self.messages.register(name)
         self.on_change()
         return application
@@ -70,8 +68,7 @@ class ReplicaMessages:
             NotFound: it is not registered.
             FailedPrecondition: a message of that name is pending.
         """
-        with self._apply_lock:
-            self.check_alive()
+        with self._changing():
             self.messages.unregister(name)
         self.on_change()
 
@@ -89,8 +86,7 @@ class ReplicaMessages:
             NotFound: the name is not registered.
             GroupFailed: the replica has failed.
         """
-        with self._apply_lock:
-            self.check_alive()
+        with self._changing():
             receiver = self.messages.receive(application, holder, request_id, wait_seconds, answer)
         self.on_change()
         return receiver
@@ -128,7 +124,7 @@ class ReplicaMessages:
 
     def stop_receive(self, application: str) -> int:
         """End the waiting receives of a name; returns how many there were."""
-        with self._apply_lock:
+        with self._changing():
             return self.messages.stop_receive(application)
 
     def unfreeze(self, message_id: str, by: str) -> Unfrozen:
@@ -137,8 +133,7 @@ class ReplicaMessages:
         Raises:
             FailedPrecondition: the replica does not stand at it, or it ended otherwise (C12).
         """
-        with self._apply_lock:
-            self.check_alive()
+        with self._changing():
             stopped = self.applier.stopped
             seconds = self.messages.unfreeze(message_id, by)
             end = self.receiver.log.durable
@@ -148,7 +143,7 @@ class ReplicaMessages:
 
     def thaw(self, state: VerdictState) -> None:
         """End whatever freeze there is, for another reason than an unfreeze (C19)."""
-        with self._apply_lock:
+        with self._changing():
             self.messages.abandon(state)
         self.on_change()
 

@@ -57,11 +57,9 @@ class ReplicaSnapshots:
     syncing: Syncing
     volumes: VolumeSet
     on_change: Callable[[], None]
-    _apply_lock: AbstractContextManager[object]
     _recover_to: LogPoint | None
 
-    def check_alive(self) -> None:
-        """Refuse when the replica has failed; see `Replica`."""
+    def _changing(self) -> AbstractContextManager[None]:
         raise NotImplementedError
 
     def create_snapshot(
@@ -94,8 +92,7 @@ class ReplicaSnapshots:
                 "chunk_bytes", f"{chunk_bytes} is not a power of two from 4 KiB to 1 MiB"
             )
         began = self.clock.monotonic()
-        with self._apply_lock:
-            self.check_alive()
+        with self._changing():
             self._check_has_point()
             evidence: dict[str, object] = {}
             if at_message:
@@ -106,9 +103,7 @@ class ReplicaSnapshots:
                 return None
             self._finish_record()
             point = self.applier.reached
-            row = self._create(name, point, at_message, evidence, chunk_bytes)
-            seconds = self.clock.monotonic() - began
-            row = self.catalogue.note(name, {"create_seconds": seconds})
+            row = self._create(name, point, at_message, evidence, chunk_bytes, began)
         self.on_change()
         return row
 
@@ -163,6 +158,7 @@ class ReplicaSnapshots:
         message_id: str,
         evidence: dict[str, object],
         chunk_bytes: int,
+        began: float,
     ) -> SnapshotRow:
         try:
             return self.catalogue.create(
@@ -172,6 +168,7 @@ class ReplicaSnapshots:
                 message_id=message_id,
                 evidence=evidence,
                 chunk_bytes=chunk_bytes,
+                began=began,
             )
         except OSError as error:
             raise errors.NoSpace(
@@ -187,9 +184,11 @@ class ReplicaSnapshots:
         for row in self.catalogue.ready():
             if row.message_id == message.message_id and row.point == point:
                 return row.name  # made before a crash that came before the effect's row
+        taken = {row.name for row in self.catalogue.ready()}
         name = snapshot_id or f"at-{point.position.lsn}"
-        if any(row.name == name for row in self.catalogue.ready()):
-            name = f"{name[:40]}-{point.position.lsn}"
+        stem, again = f"{name[:32]}-{point.position.lsn}", 1
+        while name in taken:
+            name, again = stem if again == 1 else f"{stem}-{again}", again + 1
         evidence = {"message_id": message.message_id, "fenced": message.fenced}
         return self.catalogue.create(
             name, point, self.volumes.active(), message_id=message.message_id, evidence=evidence
@@ -218,9 +217,9 @@ class ReplicaSnapshots:
             NotFound: there is none of that name.
             FailedPrecondition: it is exported, or guards a running sync (D27).
         """
-        with self._apply_lock:
-            self.check_alive()
-            self.catalogue.delete(name)
+        with self._changing():
+            # A guard that outlived its sync, for it was exported, is a snapshot like any other.
+            self.catalogue.delete(name, guard=not self.syncing.is_running)
         self.on_change()
 
     def export_snapshot(self, name: str) -> SnapshotRow:
@@ -230,8 +229,7 @@ class ReplicaSnapshots:
             NotFound: there is none of that name.
             FailedPrecondition: it is past the applied position after a restart (D21).
         """
-        with self._apply_lock:
-            self.check_alive()
+        with self._changing():
             if not self.snapshot_is_readable(name):
                 raise errors.FailedPrecondition(
                     "SNAPSHOT_NOT_REACHED",
@@ -246,7 +244,7 @@ class ReplicaSnapshots:
         Raises:
             NotFound: there is none of that name.
         """
-        with self._apply_lock:
+        with self._changing():
             return self.catalogue.set_exported(name, False)
 
     def open_snapshot_volume(self, name: str, volume_name: str) -> SnapshotVolume:

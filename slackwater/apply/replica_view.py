@@ -71,6 +71,11 @@ class ReplicaView:
             return 1.0
         return log.used_bytes / log.capacity_bytes
 
+    @property
+    def is_log_full(self) -> bool:
+        """Whether the log takes nothing more, or not another append of the Primary (C8)."""
+        return self.log_use >= 1.0
+
     def status(self) -> ReplicaStatus:
         """Return everything at once; waits for no step."""
         log, applier = self.receiver.log, self.applier
@@ -85,7 +90,7 @@ class ReplicaView:
             log_used_bytes=log.used_bytes,
             log_capacity_bytes=log.capacity_bytes,
             log_room_bytes=self.log_room_bytes,
-            log_is_full=self.receiver.is_full,
+            log_is_full=self.is_log_full,
             freeze=self.freeze(),
             sync=self.syncing.row,
             region_sequence=self.checkpointer.durable_progress.sequence,

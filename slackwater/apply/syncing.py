@@ -27,7 +27,6 @@ from slackwater.position import LogPoint, Position
 from slackwater.snapshots.catalogue import Catalogue
 
 GUARD_PREFIX: Final = "guard-"
-_PIECE_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +89,7 @@ class Syncing:
             NoSpace, OSError: there is no room for the guard; nothing was changed.
             StorageFailed: the storage failed.
         """
+        self.drop_old_guards()
         guard = self.row.guard if self.row is not None else ""
         if self.row is None and applied.position.lsn and self._volumes.active():
             # What a site can fall back on while its volumes are a mixture (D27).
@@ -130,8 +130,7 @@ class Syncing:
             FailedPrecondition: another sync, or none, is running.
         """
         self._check(sync_id)
-        pieces = tuple(piece for region in regions for piece in _pieces(region))
-        self._regions.add(RegionBatch(after_lsn, sequence, pieces, cursor))
+        self._regions.add(RegionBatch(after_lsn, sequence, tuple(regions), cursor))
         return self._regions.has_room
 
     def finish(self, sync_id: str, consistent_lsn: int, after_lsn: int) -> None:
@@ -165,43 +164,29 @@ class Syncing:
 
     def wants_checkpoint(self, applied_lsn: int) -> bool:
         """Tell whether only a checkpoint is missing for the replica to be consistent."""
-        consistent_lsn = self._checkpointer.durable_progress.consistent_lsn
+        consistent_lsn = self._regions.applied.consistent_lsn
         return self.row is not None and consistent_lsn is not None and applied_lsn >= consistent_lsn
 
     def settle(self) -> bool:
         """Become consistent if the sync is over; True if that happened now."""
         if not self.is_over():
             return False
-        assert self.row is not None
-        guard = self.row.guard
         self._database.finish_sync(self._checkpointer.point)
         self.row = None
         self._regions.reset()
         self._checkpointer.reset(self._checkpointer.point)
-        if guard:
-            self.drop_guard(guard)
+        with suppress(OSError):  # no room for its row: `drop_old_guards` comes again
+            self.drop_old_guards()
         return True
 
-    def drop_guard(self, name: str) -> None:
-        """Let a guard snapshot go: the replica is consistent without it."""
-        # Gone before a crash, or exported: then it stays until it is deleted by hand.
-        with suppress(errors.NotFound, errors.FailedPrecondition):
-            self._catalogue.delete(name, guard=True)
-
     def drop_old_guards(self) -> None:
-        """Let go of guards that a crash left behind."""
-        if self.row is None:
-            for row in self._catalogue.ready():
-                if row.guard:
-                    self.drop_guard(row.name)
+        """Let go of guard snapshots once no sync runs; one that is exported stays until then.
 
-
-def _pieces(region: Region) -> list[Region]:
-    """Cut a range of zeroes so that each piece is applied in a bounded step (D12)."""
-    if region.data is not None or region.length <= _PIECE_BYTES:
-        return [region]
-    end = region.offset + region.length
-    return [
-        replace(region, offset=at, length=min(_PIECE_BYTES, end - at))
-        for at in range(region.offset, end, _PIECE_BYTES)
-    ]
+        Raises:
+            OSError: no room in group.db; may be tried again.
+        """
+        if self.row is not None:
+            return
+        for row in self._catalogue.ready():
+            if row.guard and not row.exported:
+                self._catalogue.delete(row.name, guard=True)

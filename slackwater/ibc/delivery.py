@@ -299,17 +299,12 @@ class Delivery:
         return self._thaw(VerdictState.UNFROZEN, now, by=by)
 
     def _not_frozen(self, message_id: str) -> errors.FailedPrecondition:
-        ended = self._ended.get(message_id)
-        if ended is None:
+        verdict = self._ended.get(message_id)
+        if verdict is None:
             return errors.FailedPrecondition(
                 "NOT_FROZEN", f"the replica does not stand at message {message_id!r}"
             )
-        by = f" by {ended.by}" if ended.by else ""
-        return errors.FailedPrecondition(
-            ended.state.value,
-            f"the freeze at message {message_id!r} is over already: {ended.state.value}{by}",
-            "What was done after the thaw is not at the message",
-        )
+        return ended(message_id, verdict.state.value, verdict.by)
 
     def log_use(self, fraction: float, now: float) -> None:
         """Learn how full the log is; a freeze ends before it is full (C8)."""
@@ -380,6 +375,15 @@ class Delivery:
     def _store_timers(self, now: float) -> None:
         self._stored_at = now
         self._actions.append(StoreTimers(self.timers(now)))
+
+
+def ended(message_id: str, state: str, by: str) -> errors.FailedPrecondition:
+    """Return the refusal of an unfreeze that comes after the thaw (C12)."""
+    return errors.FailedPrecondition(
+        state,
+        f"the freeze at message {message_id!r} is over already: {state}{f' by {by}' if by else ''}",
+        "What was done after the thaw is not at the message",
+    )
 
 
 _EXPIRY = {

@@ -1,0 +1,100 @@
+"""The replica's upkeep: what is due now and then, beside receiving and applying."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from typing import Final
+
+from slackwater import errors
+from slackwater.apply.applier import Applier
+from slackwater.apply.checkpoint import Checkpointer
+from slackwater.apply.messages import Messages
+from slackwater.apply.receiving import Receiver
+from slackwater.apply.syncing import Syncing
+from slackwater.apply.workers import Worker
+from slackwater.snapshots.catalogue import Catalogue
+
+MERGE_STEPS: Final = 8
+
+
+class ReplicaUpkeep:
+    """What a replica does now and then; part of `Replica`."""
+
+    is_closed: bool
+    failure: errors.SlackwaterError | None
+    applier: Applier
+    catalogue: Catalogue
+    checkpointer: Checkpointer
+    messages: Messages
+    receiver: Receiver
+    syncing: Syncing
+    on_change: Callable[[], None]
+    _apply_lock: AbstractContextManager[object]
+    _writer: Worker
+
+    def _fail(self, error: errors.SlackwaterError) -> None:
+        raise NotImplementedError
+
+    @property
+    def log_use(self) -> float:
+        """How full the log is; see `ReplicaView`."""
+        raise NotImplementedError
+
+    def _tick(self) -> bool:
+        self.maintain()
+        return False
+
+    def maintain(self) -> None:
+        """Do what is due: timers, checkpoint, the next segment, snapshots that are going."""
+        if self.failure is not None or self.is_closed:
+            return
+        try:
+            self._maintain()
+        except errors.SlackwaterError as error:
+            self._fail(error)
+
+    def _maintain(self) -> None:
+        self.checkpointer.spread()
+        for work in (self._tick_messages, self._checkpoint_due, self._merge):
+            with suppress(OSError):  # no room for it: tried again at the next call
+                work()
+        if self.receiver.is_full:
+            self._writer.wake()
+        with suppress(errors.NoSpace):
+            self.receiver.log.prepare()
+
+    def _tick_messages(self) -> None:
+        with self._apply_lock:
+            self.messages.tick(self.log_use)
+
+    def _checkpoint_due(self) -> None:
+        if (
+            self.checkpointer.is_due()
+            or self.receiver.is_full
+            or self.syncing.wants_checkpoint(self.applier.applied.position.lsn)
+        ):
+            self.checkpoint()
+
+    def _merge(self) -> None:
+        with self._apply_lock:
+            self.syncing.drop_old_guards()
+        for _ in range(MERGE_STEPS):
+            if not self.catalogue.merge_step():
+                break
+
+    def checkpoint(self) -> None:
+        """Take a checkpoint now, and let a sync that only waited for it be over.
+
+        Raises:
+            StorageFailed: a sync failed, which is final (D3).
+            OSError: no room in group.db; may be tried again.
+        """
+        before = self.checkpointer.durable_progress
+        try:
+            self.checkpointer.run()
+            with self._apply_lock:
+                is_over = self.syncing.settle()
+        except errors.StorageFailed as error:
+            self._fail(error)
+            raise
+        if is_over or before != self.checkpointer.durable_progress:
+            self.on_change()
