@@ -24,9 +24,10 @@ from slackwater.errors import (
 from slackwater.group.database import GroupDatabase
 from slackwater.group.directory import DataDirectory, GroupDirectory
 from slackwater.group.holds import FULL
+from slackwater.group.marks import Marks
 from slackwater.group.rows import PRIMARY, Identity, MessageRow, VolumeRow
 from slackwater.group.volume import Volume
-from slackwater.group.writer import GroupWriter, Marks
+from slackwater.group.writer import GroupWriter
 from slackwater.log.log import Log
 from slackwater.log.reader import LogReader, replay
 from slackwater.log.segment import LogSettings

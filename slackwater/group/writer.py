@@ -11,7 +11,6 @@ log is never trimmed past the checkpoint, an attached link's acked position, or 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from slackwater.clock import Clock
 from slackwater.errors import DataCorrupt, GroupFailed, NoSpace, StorageFailed
@@ -20,6 +19,7 @@ from slackwater.group.batch import Batch, Change, control_change
 from slackwater.group.commit import Committer
 from slackwater.group.database import GroupDatabase
 from slackwater.group.holds import FULL, Hold, Holds
+from slackwater.group.marks import LocalMarks, Marks
 from slackwater.group.pending import as_data, lay_over
 from slackwater.group.volume import Volume
 from slackwater.histogram import Histogram
@@ -35,28 +35,11 @@ CHECKPOINT_BYTES = 512 << 20
 CHECKPOINT_SECONDS = 30.0
 """... or after this long, if anything was written."""
 
+SPREAD_BYTES = 32 << 20
+"""Written to volumes before the system is asked to begin to write it back (D10)."""
+
 SHORTAGE_SECONDS = 1.0
 """How long maintenance waits before it asks a full disk again."""
-
-
-class Marks(Protocol):
-    """Where a group tells its senders how far they may read (D13); log offsets in bytes."""
-
-    durable_offset: int
-    durable_lsn: int
-    in_volumes_offset: int
-    trim_offset: int
-    failed: int
-
-
-class LocalMarks:
-    """Marks for a group without senders."""
-
-    durable_offset = 0
-    durable_lsn = 0
-    in_volumes_offset = 0
-    trim_offset = 0
-    failed = 0
 
 
 class GroupWriter:
@@ -108,6 +91,7 @@ class GroupWriter:
         self._burial = threading.Lock()
         self._retired: list[tuple[int, Volume, Callable[[], None]]] = []
         self._patient_until = clock.monotonic()
+        self._spread_bytes = 0
         self._checkpointed_at = clock.monotonic()
         self.committer = Committer(
             name,
@@ -351,6 +335,7 @@ class GroupWriter:
         if self.shortage is not None and self.clock.monotonic() < self._patient_until:
             self.trim()
             return
+        self._spread()
         try:
             self._prepare()
             self.settle_rows()
@@ -363,6 +348,14 @@ class GroupWriter:
         except NoSpace as shortage:
             self.shortage = shortage
             self._patient_until = self.clock.monotonic() + SHORTAGE_SECONDS
+
+    def _spread(self) -> None:
+        """Have volumes written back bit by bit, so that a checkpoint finds little to do (D10)."""
+        written = self.committer.payload_bytes_total
+        if written - self._spread_bytes >= SPREAD_BYTES:
+            self._spread_bytes = written
+            for volume in list(self.volumes.values()):
+                volume.start_writeback(0, volume.size)
 
     def _prepare(self) -> None:
         try:

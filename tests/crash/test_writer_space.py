@@ -8,8 +8,9 @@ import pytest
 from slackwater import record
 from slackwater.clock import ManualClock
 from slackwater.errors import GroupFailed, NoSpace, Unavailable
-from slackwater.group import commit, opening
+from slackwater.group import commit, opening, writer
 from slackwater.group.opening import OpenGroup
+from slackwater.group.volume import Volume
 from slackwater.group.writer import SHORTAGE_SECONDS
 from slackwater.storage.simulated import Policy, SimulatedStorage
 from tests.unit.group.engine import (
@@ -383,3 +384,21 @@ def test_trim_mark_moves_before_any_segment_does() -> None:
     assert seen
     assert all(mark >= offset for mark, offset in seen)
     assert group.writer.log.oldest > 0
+
+
+def test_volumes_are_written_back_bit_by_bit_between_checkpoints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """D10."""
+    monkeypatch.setattr(writer, "SPREAD_BYTES", 8192)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        Volume, "start_writeback", lambda _, offset, length: asked.append((offset, length))
+    )
+    storage = SimulatedStorage()
+    group = open_group(storage)
+    volume = volumes_of(storage, group).add("data", SIZE)
+    for _ in range(6):
+        write(group.writer, volume, 0, b"x" * 4096)
+        group.writer.maintain()
+    assert asked == [(0, SIZE)] * 3
