@@ -29,8 +29,7 @@ def test_every_service_lists_and_describes_itself(cluster: Cluster) -> None:
         text = grpcurl.describe(f"slackwater.v1.{name}")
         for method in module.DESCRIPTOR.services_by_name[name].methods_by_name:
             assert f"rpc {method} " in text
-        health = Grpcurl(service.endpoints.health)
-        answer = health.call("grpc.health.v1.Health/Check", {"service": "readiness"})
+        answer = grpcurl.call("grpc.health.v1.Health/Check", {"service": "readiness"})
         assert answer["status"] == "SERVING"
     secondary = Grpcurl(cluster.secondary.endpoints.grpc)
     assert "slackwater.v1.ReplicationService" in secondary.services()
@@ -134,8 +133,8 @@ def test_reading_the_log_shows_typed_records(cluster: Cluster) -> None:
     message = cluster.send()
     primary = Grpcurl(cluster.primary.endpoints.grpc)
     answer = primary.call("PrimaryService/ReadLog", {"group": GROUP, "omit_payloads": True})
-    records = [record for record in answer["records"] if "ibcMessage" in record]
+    records = [record for record in answer["records"] if "ibc_message" in record]
     assert len(records) == 1
-    assert records[0]["ibcMessage"]["text"] == "at this point"
+    assert records[0]["ibc_message"]["text"] == "at this point"
     assert int(records[0]["lsn"]) == message.position.lsn
-    assert int(records[0]["timeUnixNanos"]) / 1e9 >= begun - 5
+    assert int(records[0]["time_unix_nanos"]) / 1e9 >= begun - 5
