@@ -17,6 +17,7 @@ Flags win over the environment, that over the file, that over the defaults.
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,10 +26,11 @@ from pathlib import Path
 from slackwater import names
 from slackwater.cli.failure import EXIT_FAILED, Failure, not_found, usage
 from slackwater.errors import InvalidRequest
-from slackwater.runtime.config import split_address
 from slackwater.runtime.tls import TlsFiles
 
 DEFAULT = "default"
+# Not the services' own check: that would build their whole configuration at every command.
+_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):(\d{1,5})")
 ROLES = ("primary", "secondary", "snapshot")
 
 
@@ -154,10 +156,13 @@ def resolve(overrides: Mapping[str, str]) -> Context:
 
 def check_address(address: str, option: str) -> None:
     """Refuse what is not host:port."""
-    try:
-        split_address(address)
-    except ValueError as error:
-        raise usage(f"{option}: {error}", f"{option} 127.0.0.1:7460", option) from error
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[1]) > 65535:
+        raise usage(
+            f"{option}: {address!r} is not host:port",
+            f"for example {option} 127.0.0.1:7460",
+            option,
+        )
 
 
 def _context(path: Path, name: str, table: object) -> Context:

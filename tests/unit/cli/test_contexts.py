@@ -64,6 +64,8 @@ def test_unknown_context_is_not_found(bare: CommandLine) -> None:
         ("context", "set", "Site_A", "--primary", "10.0.0.1:1"),
         ("context", "set", "site-a", "--primary", "nowhere"),
         ("group", "list", "--primary", "nowhere"),
+        ("group", "list", "--primary", "host:99999"),
+        ("group", "list", "--primary", "::1:7460"),
         ("group", "list", "--timeout", "soon"),
         ("group", "list", "--timeout", "0"),
         ("group", "list", "--tls-cert", "only.pem"),
