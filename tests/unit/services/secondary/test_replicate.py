@@ -1,5 +1,7 @@
 """The Replicate call over a real server, driven by hand."""
 
+import asyncio
+import threading
 import uuid
 from pathlib import Path
 
@@ -14,13 +16,14 @@ from slackwater.group.directory import DataDirectory
 from slackwater.group.opening import GroupSettings, create_group
 from slackwater.link.receiver_actions import HelloInfo
 from slackwater.link.wire import from_wire, to_wire
-from slackwater.position import Position, origin
+from slackwater.position import LogPoint, Position, origin
 from slackwater.runtime import roles
 from slackwater.storage.real import RealStorage
 from slackwater.v1 import common_pb2, replication_pb2
-from tests.unit.apply.stream import SETTINGS, UID, live
+from tests.unit.apply.stream import SETTINGS, UID, Stream, live
 from tests.unit.services.secondary.secondary_site import (
     GROUP,
+    SECONDS,
     SIZE,
     PrimaryEnd,
     Site,
@@ -168,6 +171,29 @@ async def test_new_hello_cancels_the_older_stream_after_its_last_append(tmp_path
 
 
 @in_loop
+async def test_welcome_waits_for_the_last_append_of_the_older_stream(tmp_path: Path) -> None:
+    stream = two_volumes()
+    async with Site(tmp_path) as site, PrimaryEnd(site) as older:
+        await older.hello()
+        replica, go_on = site.group().replica, threading.Event()
+        sync = replica.receiver.log.sync
+
+        def held_sync() -> LogPoint:
+            go_on.wait(SECONDS)
+            return sync()
+
+        replica.receiver.log.sync = held_sync  # type: ignore[method-assign]
+        await older.replicate(stream)
+        await until(lambda: replica.receiver.received == stream.position)
+        async with PrimaryEnd(site) as newer:
+            waiting = asyncio.ensure_future(newer.hello())
+            assert (await older.ended()).code() is grpc.StatusCode.CANCELLED
+            assert replica.durable != stream.position and not waiting.done()
+            go_on.set()
+            assert from_wire((await waiting).durable) == stream.position  # D15
+
+
+@in_loop
 async def test_restart_keeps_what_was_acked(tmp_path: Path) -> None:
     stream = two_volumes()
     async with Site(tmp_path) as site:
@@ -294,13 +320,32 @@ async def test_full_log_under_a_freeze_thaws_first_and_then_takes_everything(
     async with Site(tmp_path) as site, PrimaryEnd(site) as primary:
         await primary.hello()
         site.register()
-        for number in range(16):
+        for number in range(40):  # more than the whole log holds
             stream.write(1, 0, bytes([number]) * (40 << 10))
-        await primary.replicate(stream, records=1)
-        verdict = (await primary.until("verdict")).verdict
-        assert verdict.state == common_pb2.VERDICT_STATE_FREEZE_LOG_LIMIT  # C8
+        reasons = await carry(primary, stream)
+        assert reasons <= {Reject.REASON_LOG_FULL}
+        verdict = site.group().replica.verdicts_of("m1")[-1]
+        assert verdict.state == "FREEZE_LOG_LIMIT"  # C8
         await until(lambda: site.group().replica.applied == stream.position)
         assert live(site.group().replica) == stream.states[stream.position.lsn]
+
+
+async def carry(primary: PrimaryEnd, stream: Stream) -> set[int]:
+    """Send everything record by record; what is not taken is sent again after the next ack."""
+    reasons: set[int] = set()
+    while primary.sent.lsn < stream.position.lsn:
+        before = primary.sent
+        await primary.replicate(stream, before.lsn + 1)
+        while True:
+            response = await primary.call.read()
+            if response.HasField("reject"):
+                reasons.add(response.reject.reason)
+                primary.sent = before
+                await primary.until("ack")
+                break
+            if response.HasField("ack") and response.ack.durable.lsn >= primary.sent.lsn:
+                break
+    return reasons
 
 
 async def start_sync(primary: PrimaryEnd, at: Position) -> None:
@@ -374,6 +419,29 @@ async def test_sync_goes_on_in_the_next_stream_from_the_durable_cursor(tmp_path:
             assert running.sync_id == b"s" * 16
             assert (running.cursor.volume, running.cursor.offset) == (1, 512)
             assert not running.done
+
+
+@in_loop
+async def test_sync_that_cannot_begin_is_rejected_and_the_stream_lives_on(tmp_path: Path) -> None:
+    stream = two_volumes()
+    frozen = errors.FailedPrecondition("FROZEN", "it froze meanwhile")
+    cases = (
+        (frozen, Reject.REASON_FROZEN),
+        (errors.Unavailable("a sync"), Reject.REASON_FROZEN),
+        (errors.NoSpace("the guard"), Reject.REASON_NO_SPACE),  # D27
+    )
+    async with Site(tmp_path) as site, PrimaryEnd(site) as primary:
+        await primary.hello()
+        for error, reason in cases:
+
+            def refuse(*_: object, error: errors.SlackwaterError = error) -> None:
+                raise error
+
+            site.group().replica.begin_sync = refuse  # type: ignore[assignment, method-assign]
+            await start_sync(primary, Position(1, 500, 77))
+            assert (await primary.until("reject")).reject.reason == reason
+        await primary.replicate(stream)
+        await primary.until_ack(stream.position.lsn)
 
 
 @in_loop

@@ -189,7 +189,7 @@ async def test_stop_receive_and_drain_end_waiting_calls(tmp_path: Path) -> None:
         stop = api.StopReceiveRequest(group=GROUP, application=APPLICATION)
         assert (await site.api.StopReceive(stop)).stopped == 1
         await refused(waiting, Code.CANCELLED)
-        waiting = asyncio.ensure_future(site.api.ReceiveMessage(receive(wait=30)))
+        waiting = asyncio.ensure_future(site.api.ReceiveMessage(receive(wait=3600)))
         await until(lambda: len(receivers) == 1)
         await site.node.drain()
         await refused(waiting, Code.UNAVAILABLE)
