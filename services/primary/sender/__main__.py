@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -54,7 +55,8 @@ class Sender:
             return
         operation = message["do"]
         if operation == "tls":
-            self._certificates = CertificateStore(TlsFiles(**message["files"]))
+            files = {name: Path(path) for name, path in message["files"].items()}
+            self._certificates = CertificateStore(TlsFiles(**files))
             return
         if operation == "link":
             self._start(message)
