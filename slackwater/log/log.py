@@ -197,16 +197,14 @@ class Log:
         return self._failstop.cause is not None
 
     def has_room(self, size: int, *, control: bool = False) -> bool:
-        """Tell whether records of `size` bytes in all fit however they fall on segments.
-
-        Never true where `append` would find the log full.
-        """
-        left = self._segment_end - self.end.offset
+        """Tell whether `append` will find room for `size` bytes, however they fall on segments."""
+        end = self.end.offset  # read once: the log may roll meanwhile
+        left = self._capacity - end % self._capacity
         if size > left - MIN_SEAL_BYTES:
-            # At each segment's end less than one record is lost to padding.
+            # Less than a record is lost to padding at each segment's end.
             lost = min(size, MAX_RECORD_BYTES, self._capacity) + MIN_SEAL_BYTES
             size += lost * (2 + size // self._capacity)
-        return self.end.offset + size <= self._limit(control)
+        return end + size <= self._limit(control)
 
     def append(self, runs: Sequence[Run], *, control: bool = False) -> None:
         """Write whole records at the end; they are durable after the next `sync`.
