@@ -141,10 +141,17 @@ def test_flipped_bit_in_the_middle_of_the_log_is_refused_by_name_and_nothing_is_
 ) -> None:
     cluster.replicate(data=SIZES[DATA], wal=SIZES[WAL])
     service = cluster.primary if role == "primary" else cluster.secondary
+    if role == "secondary":  # its checkpoint stands at the freeze, before all that follows
+        cluster.send()
+        assert cluster.receive() is not None
     with cluster.device(DATA) as device:
         for number in range(40):
             device.write(number * 4096, b"the needle in the log".ljust(4096, bytes([number + 1])))
-    cluster.wait_no_lag()
+    if role == "secondary":  # the next segment proves that this one was synced to its end (D6)
+        flood(cluster, DATA, 80 * MIB)
+        wait_until("all is received", lambda: not cluster.link().lag_bytes)
+    else:
+        cluster.wait_no_lag()
     service.kill()
     segment = first_with(service.data_dir, b"the needle in the log")
     content = bytearray(segment.read_bytes())
