@@ -187,7 +187,8 @@ class LinkTask:
             return
         # Say that we sleep, then look again: the main process stores the mark before it looks.
         self._marks.sleepers = 1
-        if self._marks.durable_offset > self.core.records.durable_offset:
+        grown = self._marks.durable_offset > self.core.records.durable_offset
+        if grown and not self._marks.failed:  # of a failed group nothing more is taken
             await asyncio.sleep(0)
             return
         with suppress(TimeoutError):
