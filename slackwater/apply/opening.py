@@ -118,6 +118,9 @@ def _open_locked(storage: Storage, directory: GroupDirectory, clock: Clock, lock
     volumes = VolumeSet(storage, directory, database)
     catalogue = Catalogue(storage, directory.snapshots, database, clock, volumes.__getitem__)
     catalogue.open(clean=is_clean)
+    # What was free before the stop is free again: no checkpoint is due until something more is
+    # applied, and nothing more is received into a log that counts as full.
+    log.trim(state.checkpoint.offset)
     return Opened(
         storage,
         directory,
