@@ -1,9 +1,12 @@
 """The index of an overlay: which chunk lies where in it.
 
 A file of one 512-byte head and one 64-bit entry a chunk, mapped into memory. An entry is 0 when the
-chunk is not preserved, else `(record offset / 512 + 1) << 2 | flags`. Entries are stored and loaded
-whole (D13), so a reader needs no lock. A store to a page that the file system has no room for would
-end the process (SIGBUS), so room is taken by a plain write first, which can say so.
+chunk is not preserved, else `(record offset / 512 + 1) << 2 | flags`.
+
+Entries are loaded from the mapping, without a lock, and stored by plain writes: a store through the
+mapping that finds no room on the disk would end the process (SIGBUS), a write says so. An entry
+changes once, from 0; one that is loaded in the middle of that names a header that is not the
+chunk's, and is loaded again.
 
 The map only saves a scan of the overlay: it is used again after a clean stop, when its head fits,
 and made anew after anything else (D23).
@@ -26,7 +29,6 @@ _MAGIC: Final = b"SWMAP\0\0\1"
 _SECTOR: Final = 512
 _CRC_STEP: Final = 1 << 20
 _FILL_STEP: Final = 1 << 14
-_PAGE: Final = 4096
 
 
 class ChunkMap:
@@ -42,7 +44,6 @@ class ChunkMap:
         self._chunks = chunks
         self._whole = file.map()
         self._entries = self._whole[HEAD_BYTES:].cast("Q")
-        self._has_room = bytearray(-(-len(self._whole) // _PAGE))
         self.previous = (0, 0)
 
     @classmethod
@@ -54,16 +55,10 @@ class ChunkMap:
         try:
             file.resize(0)
             file.resize(HEAD_BYTES + 8 * chunks)
-            made = cls(file, snapshot_uid, chunks)
+            return cls(file, snapshot_uid, chunks)
         except OSError:
             file.close()
             raise
-        try:
-            made.take_room(0, 1)  # for the head
-        except OSError:
-            made.close()
-            raise
-        return made
 
     @classmethod
     def open(
@@ -84,7 +79,7 @@ class ChunkMap:
             found.close()
             return None
         found.previous = (previous[0], previous[1])
-        found._whole[: _HEAD.size] = bytes(_HEAD.size)
+        file.write([bytes(_HEAD.size)], 0)
         return found
 
     def close(self) -> None:
@@ -99,9 +94,10 @@ class ChunkMap:
         Raises:
             OSError: the sync failed; the caller must not record a clean stop.
         """
-        self._whole[: _HEAD.size] = _HEAD.pack(
+        head = _HEAD.pack(
             _MAGIC, self._uid.bytes, self._chunks, overlay_bytes, *previous, self._crc()
         )
+        self._file.write([head], 0)
         self._file.sync()
         self.close()
 
@@ -120,28 +116,16 @@ class ChunkMap:
         entry = self._entries[chunk]
         return (((entry >> 2) - 1) * _SECTOR, entry & 3) if entry else None
 
-    def take_room(self, first: int, count: int) -> None:
-        """See to it that entries can be stored; one thread at a time, like `put`.
+    def put(self, first: int, count: int, record_offset: int, flags: int) -> None:
+        """Point the chunks at a record.
 
         Raises:
-            OSError: there is no room.
+            OSError: there is no room; some of the chunks may point there.
         """
-        next_page = (HEAD_BYTES + 8 * (first + count) - 1) // _PAGE + 1
-        for page in range((HEAD_BYTES + 8 * first) // _PAGE, next_page):
-            if not self._has_room[page]:
-                start = page * _PAGE
-                self._file.write([bytes(self._whole[start : start + _PAGE])], start)
-                self._has_room[page] = 1
-
-    def put(self, first: int, count: int, record_offset: int, flags: int) -> None:
-        """Point the chunks at a record; `take_room` comes before."""
-        entry = (record_offset // _SECTOR + 1) << 2 | flags
-        if count == 1:
-            self._entries[first] = entry
-            return
+        entry = array("Q", [(record_offset // _SECTOR + 1) << 2 | flags])
         for at in range(first, first + count, _FILL_STEP):
             width = min(_FILL_STEP, first + count - at)
-            self._entries[at : at + width] = memoryview(array("Q", [entry]) * width)
+            self._file.write([(entry * width).tobytes()], HEAD_BYTES + 8 * at)
 
     def first_set(self, first: int, next_chunk: int) -> int:
         """Return the first preserved chunk of the half-open range, or `next_chunk`."""

@@ -73,12 +73,10 @@ class Batch:
         """Write what is gathered, then set its map entries.
 
         Raises:
-            OSError: nothing of it counts as written.
+            OSError: what is not in the map is not preserved; it is appended again at another try.
         """
         if not self._records:
             return
-        for record in self._records:
-            self._map.take_room(record.first, record.chunks)
         self._file.write(self._pieces, self._end)
         self._end += self._bytes
         self._written(self._end, self._previous)

@@ -298,6 +298,13 @@ class Overlay:
             DataCorrupt: the chunk is damaged.
             Retired: the overlay was merged away.
         """
+        try:
+            return self._read(chunk, start, length)
+        except errors.DataCorrupt:
+            # The entry may have been loaded in the middle of its store; it is whole now.
+            return self._read(chunk, start, length)
+
+    def _read(self, chunk: int, start: int, length: int) -> bytes | None:
         if chunk >= self.chunks:
             return None
         with self._pinned():

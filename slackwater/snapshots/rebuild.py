@@ -116,7 +116,6 @@ class _Scan:
                 self._accept(item)
 
     def _accept(self, record: ChunkRecord) -> None:
-        self._map.take_room(record.first, record.chunks)
         self._map.put(record.first, record.chunks, record.offset, record.flags)
         self._last = (record.first, record.chunks)
 
@@ -126,7 +125,6 @@ class _Scan:
         first, count = following.previous_first, following.previous_count
         length = min(self._chunk_bytes, self._size - first * self._chunk_bytes)
         if count and gap_bytes in {HEADER_BYTES, HEADER_BYTES + length}:
-            self._map.take_room(first, count)
             self._map.put(first, count, gap.offset, FLAG_LOST)
         else:
             self._unnamed_loss = True

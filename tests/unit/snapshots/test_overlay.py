@@ -177,7 +177,7 @@ def test_clean_stop_keeps_the_map_and_an_unclean_one_makes_it_anew() -> None:
     overlay.close_clean()
     before = storage.calls
     again = opened(storage, clean=True)
-    assert storage.calls == before, "nothing was scanned or written"
+    assert storage.calls == before + 1, "the head goes; nothing was scanned or made anew"
     assert volume_of(again, source=source).read(SIZE, 0) == content()
     again.close()
     # The head is gone once the map was used: a stale map is never taken for a whole one.
@@ -191,6 +191,47 @@ def test_wrong_map_entry_is_found_by_the_header() -> None:
     overlay._map.put(5, 1, RECORD, 0)
     with pytest.raises(errors.DataCorrupt):
         overlay.read(5, 0, 1)
+
+
+def test_entry_that_is_loaded_while_it_is_stored_is_loaded_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    overlay, _ = preserved(SimulatedStorage())
+    whole = overlay._map.get
+    loads = [(RECORD, 0)]
+
+    def get(chunk: int) -> tuple[int, int] | None:
+        return loads.pop() if loads else whole(chunk)
+
+    monkeypatch.setattr(overlay._map, "get", get)
+    assert overlay.read(3, 0, CHUNK) == content()[3 * CHUNK : 4 * CHUNK]
+    assert not loads
+
+
+def test_map_without_room_for_some_chunks_keeps_the_others_right() -> None:
+    storage = SimulatedStorage()
+    source = Memory(content())
+    overlay = made(storage)
+    put, entries = overlay._map.put, []
+
+    def put_two(*entry: int) -> None:
+        if len(entries) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        entries.append(entry)
+        put(*entry)
+
+    overlay._map.put = put_two  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="No space"):
+        overlay.preserve(source, [(0, 4)])
+    assert [overlay.has(chunk) for chunk in range(4)] == [True, True, False, False]
+    overlay._map.put = put  # type: ignore[method-assign]
+    overlay.preserve(source, [(0, 4)])
+    overlay.sync()
+    source.data[: 4 * CHUNK] = bytes(4 * CHUNK)
+    assert volume_of(overlay, source=source).read(SIZE, 0) == content()
+    overlay.close()
+    again = opened(storage, clean=False)
+    assert volume_of(again, source=source).read(SIZE, 0) == content()
 
 
 def test_missing_overlay_is_damage() -> None:
