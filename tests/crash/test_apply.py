@@ -132,6 +132,25 @@ def messages(storage: SimulatedStorage, journal: list[Any]) -> None:
     run.replica.close()
 
 
+def volumes(storage: SimulatedStorage, journal: list[Any]) -> None:
+    """Volumes grow, go, and come again under the same name (D28)."""
+    run = Run(storage, journal)
+    base(run)
+    stream = run.stream
+    stream.grow(1, "data", SIZE + 2 * CHUNK)
+    stream.write(1, SIZE + CHUNK, b"grown" * 100)
+    stream.remove(2, "wal")
+    run.send()
+    run.apply()
+    run.replica.checkpoint()
+    stream.add_volume(3, "wal", CHUNK)
+    stream.write(3, 5, b"again" * 300)
+    run.send()
+    run.apply()
+    run.replica.checkpoint()
+    run.replica.close()
+
+
 def verify(storage: SimulatedStorage, journal: list[Any]) -> None:
     notes = [note for note in journal if note[0] != "stream"]
     if ("made",) not in notes:
@@ -214,6 +233,10 @@ def go_on(replica: Replica, stream: Stream) -> None:
 
 def test_replica_keeps_volumes_and_snapshots_through_a_crash_at_every_call() -> None:
     assert every_crash(snapshots, verify) > 100
+
+
+def test_replica_keeps_volumes_that_come_and_go_through_a_crash_at_every_call() -> None:
+    assert every_crash(volumes, verify) > 100
 
 
 def test_replica_keeps_messages_through_a_crash_at_every_call() -> None:
