@@ -6,6 +6,7 @@ times (log and volume on either side). Absolute figures are this machine's; rati
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import grpc
@@ -45,28 +45,20 @@ GOALS = (
 def main() -> int:
     """Measure, print, write build/bench.json."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
     begun = time.monotonic()
     build = REPOSITORY / "build"
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as name:
         directory = Path(name)
-        console.print(f"fio, {fio.SECONDS} s a run, medians of {RUNS}")
-        image = directory / "image"
-        _write_image(image)
-        file = {
-            load.name: fio.median_of(RUNS, partial(fio.on_file, image, load, VOLUME_BYTES))
-            for load in fio.LOADS
-            if load.writes
-        }
-        console.print("a file with an fdatasync per write: done")
-        nbdkit = _measure_nbdkit(image, directory)
-        console.print("nbdkit file: done")
-        image.unlink()
-        with Sites(directory) as sites:
-            slackwater, more = _measure_slackwater(sites)
+        console.print(f"fio, {fio.SECONDS} s a run, medians of {RUNS}, the three in turn")
+        image, served = directory / "image", directory / "served"
+        for path in (image, served):
+            _write_image(path)
+        with _nbdkit(served, directory) as other, Sites(directory) as sites:
+            report = _measure(console, image, other, sites)
             sites.stop()
-        console.print("slackwater with a Secondary: done")
-    report = _report(file, nbdkit, slackwater, more)
     report["seconds"] = round(time.monotonic() - begun, 1)
     (build / "bench.json").write_text(json.dumps(report, indent=2) + "\n")
     _show(console, report)
@@ -80,7 +72,9 @@ def _write_image(image: Path) -> None:
             file.write(chunk)
 
 
-def _measure_nbdkit(image: Path, directory: Path) -> dict[str, fio.Result]:
+@contextlib.contextmanager
+def _nbdkit(image: Path, directory: Path) -> Iterator[tuple[str, int]]:
+    """`nbdkit file` on an image, while the context lasts: its URI and process."""
     socket = directory / "nbdkit.socket"
     process = subprocess.Popen(
         ["nbdkit", "--foreground", "--unix", str(socket), "file", str(image)],
@@ -89,75 +83,91 @@ def _measure_nbdkit(image: Path, directory: Path) -> dict[str, fio.Result]:
     try:
         while not socket.exists() and process.poll() is None:
             time.sleep(0.02)
-        uri = f"nbd+unix:///?socket={socket}"
-        return {load.name: _median(uri, load, [process.pid]) for load in fio.LOADS}
+        yield f"nbd+unix:///?socket={socket}", process.pid
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _median(uri: str, load: fio.Load, pids: list[int]) -> fio.Result:
-    def run() -> fio.Result:
-        before = sum(map(cpu_seconds, pids))
-        result = fio.on_nbd(uri, load, VOLUME_BYTES)
-        spent = sum(map(cpu_seconds, pids)) - before
-        per_operation = spent * 1e6 / max(1, result.operations)
-        return replace(result, cpu_us_per_operation=per_operation)
-
-    return fio.median_of(RUNS, run)
-
-
-def _measure_slackwater(sites: Sites) -> tuple[dict[str, fio.Result], dict[str, object]]:
+def _measure(
+    console: Console, image: Path, other: tuple[str, int], sites: Sites
+) -> dict[str, object]:
+    """All loads, all three in turn for each run of each load."""
     sites.start(snapshot=False)
-    channel = grpc.insecure_channel(sites.primary.endpoints.grpc)
-    primary = primary_pb2_grpc.PrimaryServiceStub(channel)
-    try:
+    results: dict[str, dict[str, fio.Result]] = {"slackwater": {}, "nbdkit": {}, "file": {}}
+    lags: dict[str, object] = {}
+    readings = {
+        "primary": lambda: float(sites.primary.anonymous_bytes()),
+        "secondary": lambda: float(sites.secondary.anonymous_bytes()),
+    }
+    with grpc.insecure_channel(sites.primary.endpoints.grpc) as channel:
+        primary = primary_pb2_grpc.PrimaryServiceStub(channel)
         _create(primary, sites)
         uri = sites.primary.endpoints.nbd_uri(VOLUME)
-        pids = [sites.primary.pid, sites.secondary.pid]
-        # Once through the whole volume first, as the other two have theirs written already.
-        subprocess.run(
-            [
-                *("fio", "--name=fill", "--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1m"),
-                *("--iodepth=4", f"--size={VOLUME_BYTES}"),
-            ],
-            capture_output=True,
-            timeout=120,
-            check=True,
-        )
+        _fill(uri)
         _drain(primary)
-        found = {}
-        lags: dict[str, object] = {}
-        readings = {
-            "primary": lambda: float(sites.primary.anonymous_bytes()),
-            "secondary": lambda: float(sites.secondary.anonymous_bytes()),
-        }
-        with Sampler(readings) as memory:
+        pids = [sites.primary.pid, sites.secondary.pid]
+        with Sampler(readings, period_seconds=0.5) as memory:
             for load in fio.LOADS:
-                with _lag(primary) as samples:
-                    found[load.name] = _drained_median(primary, uri, load, pids)
+                samples: list[float] = []
+                found: dict[str, list[fio.Result]] = {who: [] for who in results}
+                for _ in range(RUNS):
+                    if load.writes:
+                        os.sync()  # nobody starts with what another left in the page cache
+                        found["file"].append(fio.on_file(image, load, VOLUME_BYTES))
+                    os.sync()
+                    found["nbdkit"].append(_on_nbdkit(other, load))
+                    os.sync()
+                    found["slackwater"].append(_on_slackwater(primary, uri, load, pids, samples))
+                for who, runs in found.items():
+                    if runs:
+                        results[who][load.name] = fio.median(runs)
                 if load.writes:
                     lags[load.name] = _percentiles(samples)
-        peaks = {role: round(peak / (1 << 20), 1) for role, peak in memory.peaks.items()}
-        return found, {"lag_ms": lags, "peak_anonymous_mib": peaks}
-    finally:
-        channel.close()
+                console.print(f"{load.name}: done")
+    peaks = {role: round(peak / (1 << 20), 1) for role, peak in memory.peaks.items()}
+    report = _report(results)
+    return {**report, "lag_ms": lags, "peak_anonymous_mib": peaks}
 
 
-def _drained_median(
-    primary: primary_pb2_grpc.PrimaryServiceStub, uri: str, load: fio.Load, pids: list[int]
+def _fill(uri: str) -> None:
+    """Once through the whole volume, as the other two have theirs written already."""
+    subprocess.run(
+        [
+            *("fio", "--name=fill", "--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1m"),
+            *("--iodepth=4", f"--size={VOLUME_BYTES}"),
+        ],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+
+
+def _on_nbdkit(other: tuple[str, int], load: fio.Load) -> fio.Result:
+    uri, pid = other
+    before = cpu_seconds(pid)
+    result = fio.on_nbd(uri, load, VOLUME_BYTES)
+    return _with_cpu(result, cpu_seconds(pid) - before)
+
+
+def _on_slackwater(
+    primary: primary_pb2_grpc.PrimaryServiceStub,
+    uri: str,
+    load: fio.Load,
+    pids: list[int],
+    samples: list[float],
 ) -> fio.Result:
-    """Each run starts without a backlog; CPU counts until all of it has arrived."""
-
-    def run() -> fio.Result:
-        before = sum(map(cpu_seconds, pids))
+    """A run starts without a backlog; CPU counts, on both sides, until all of it has arrived."""
+    before = sum(map(cpu_seconds, pids))
+    with _lag(primary, samples) if load.writes else contextlib.nullcontext():
         result = fio.on_nbd(uri, load, VOLUME_BYTES)
-        _drain(primary)
-        spent = sum(map(cpu_seconds, pids)) - before
-        per_operation = spent * 1e6 / max(1, result.operations)
-        return replace(result, cpu_us_per_operation=per_operation)
+    _drain(primary)
+    return _with_cpu(result, sum(map(cpu_seconds, pids)) - before)
 
-    return fio.median_of(RUNS, run)
+
+def _with_cpu(result: fio.Result, spent_seconds: float) -> fio.Result:
+    per_operation = spent_seconds * 1e6 / max(1, result.operations)
+    return replace(result, cpu_us_per_operation=per_operation)
 
 
 def _create(primary: primary_pb2_grpc.PrimaryServiceStub, sites: Sites) -> None:
@@ -191,9 +201,8 @@ def _drain(primary: primary_pb2_grpc.PrimaryServiceStub) -> None:
 
 
 @contextlib.contextmanager
-def _lag(primary: primary_pb2_grpc.PrimaryServiceStub) -> Iterator[list[float]]:
+def _lag(primary: primary_pb2_grpc.PrimaryServiceStub, samples: list[float]) -> Iterator[None]:
     """Take the link's lag, by the Primary's own clock, 25 times a second."""
-    samples: list[float] = []
     stopping = threading.Event()
 
     def watch() -> None:
@@ -204,7 +213,7 @@ def _lag(primary: primary_pb2_grpc.PrimaryServiceStub) -> Iterator[list[float]]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield samples
+        yield
     finally:
         stopping.set()
         thread.join()
@@ -220,30 +229,23 @@ def _percentiles(samples: list[float]) -> dict[str, float]:
     }
 
 
-def _report(
-    file: dict[str, fio.Result],
-    nbdkit: dict[str, fio.Result],
-    slackwater: dict[str, fio.Result],
-    more: dict[str, object],
-) -> dict[str, object]:
-    others = {"file": file, "nbdkit": nbdkit}
+def _report(measured: dict[str, dict[str, fio.Result]]) -> dict[str, object]:
     ratios = {
         load: {
-            other: round(result.per_second / rows[load].per_second, 3)
-            for other, rows in others.items()
-            if load in rows
+            other: round(result.per_second / measured[other][load].per_second, 3)
+            for other in ("file", "nbdkit")
+            if load in measured[other]
         }
-        for load, result in slackwater.items()
+        for load, result in measured["slackwater"].items()
     }
     goals = [
         {"load": load, "against": other, "floor": floor, "ratio": ratios[load][other]}
         for load, other, floor in GOALS
     ]
-    measured = {"slackwater": slackwater, **others}
     rows = {
         who: {name: asdict(row) for name, row in found.items()} for who, found in measured.items()
     }
-    return {"ratios": ratios, "goals": goals, **more, "measured": rows}
+    return {"ratios": ratios, "goals": goals, "measured": rows}
 
 
 def _show(console: Console, report: dict[str, object]) -> None:
@@ -253,7 +255,7 @@ def _show(console: Console, report: dict[str, object]) -> None:
     table = Table(title="operations a second, medians", title_justify="left")
     heads = ("load", "slackwater", "nbdkit", "file+fdatasync", "to nbdkit", "to file")
     for head in (*heads, "CPU us/op", "p99 us", "lag p50/p99 ms"):
-        table.add_column(head, justify="left" if head == "load" else "right")
+        table.add_column(head, justify="left" if head == "load" else "right", no_wrap=True)
     for load, row in measured["slackwater"].items():
         file = measured["file"].get(load)
         lag = lags.get(load)

@@ -116,8 +116,8 @@ class Cycle:
         self._wait("32 MiB more were written and received", self._has_backlog)
         written, held = self._ground.bytes_written_after(), self._backlog()
         self._screen.good(
-            f"meanwhile the Primary took {mebibytes(written)} more, and the Secondary's log "
-            f"holds {mebibytes(held)} behind the message, not applied"
+            f"meanwhile the copier alone wrote {mebibytes(written)} more, and the Secondary's log "
+            f"holds {mebibytes(held)} past the message, not applied"
         )
 
     def _snapshot_and_go_on(self) -> None:
