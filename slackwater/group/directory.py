@@ -109,6 +109,9 @@ class DataDirectory:
             directory = cls(storage, path, role, lock)
             storage.make_directory(directory.groups_path)
             storage.sync_directory(path)
+            # A group's name that survived a SIGKILL need not be durable (D5), and nobody who
+            # writes to the group would make it so.
+            storage.sync_directory(directory.groups_path)
             directory._clean_up()
         except BaseException:
             lock.close()
