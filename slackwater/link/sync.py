@@ -82,6 +82,9 @@ class SyncSender:
             self.window.all_read = self.window.done_sent = running.done
             self._confirmed = True
             self._link.become_syncing("the sync goes on where it was")
+            if self._link.dirty:
+                self._link.dirty = False  # the log is held for it again, from here on
+                self._link.store()
         elif self.sync_id or self._link.dirty:
             self._settled()
 
