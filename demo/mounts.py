@@ -91,7 +91,10 @@ def mounted(device: str, where: Path, options: str = "") -> Iterator[Path]:
         yield where
     finally:
         thaw(where)
-        _leave(lambda: run("umount", str(where)))
+        try:
+            run("umount", str(where))
+        except (MountError, subprocess.TimeoutExpired):  # still in use: it goes with its last user
+            _leave(lambda: run("umount", "--lazy", str(where)))
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     with mounts.as_disk(image) as device:
         mounts.make_file_system(device)
         with mounts.mounted(device, tmp_path / "disk") as where:
-            yield where
+            yield where  # asked for before `cluster`, so that the services go first
 
 
 def fill(where: Path, leave_bytes: int = 0) -> Path:
@@ -60,7 +60,7 @@ def fill(where: Path, leave_bytes: int = 0) -> Path:
 
 
 def test_full_disk_under_a_primary_loses_nothing_answered_and_passes(
-    cluster: Cluster, small_disk: Path
+    small_disk: Path, cluster: Cluster
 ) -> None:
     cluster.primary.data_dir = small_disk / "primary"
     cluster.replicate(log_bytes=64 * MIB, data=SIZES[DATA], wal=SIZES[WAL])
@@ -116,7 +116,7 @@ def answered_are_there(cluster: Cluster, answered: dict[int, bytes]) -> bool:
 
 
 def test_full_disk_under_a_secondary_stops_nothing_on_the_primary_and_passes(
-    cluster: Cluster, small_disk: Path
+    small_disk: Path, cluster: Cluster
 ) -> None:
     cluster.secondary.data_dir = small_disk / "secondary"
     cluster.replicate(log_bytes=64 * MIB, data=SIZES[DATA], wal=SIZES[WAL])
