@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.primary.events import EventHub
 from services.primary.links import PrimaryLink
 from services.primary.messages import MessageDesk
 from services.primary.senders import SenderPool
@@ -18,6 +17,7 @@ from slackwater.group.rows import LinkRow
 from slackwater.group.volume import Volume
 from slackwater.link.actions import LinkState
 from slackwater.log.marks import GroupMarks, SharedMarks
+from slackwater.runtime.events import EventHub
 from slackwater.storage.seam import Storage
 
 MAINTENANCE_SECONDS = 0.05

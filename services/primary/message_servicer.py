@@ -10,7 +10,6 @@ from google.protobuf.message import Message
 from services.primary import translate
 from services.primary.group import PrimaryGroup
 from services.primary.node import PrimaryNode
-from services.primary.requests import check_request_id, in_thread, page
 from slackwater import names
 from slackwater.errors import InvalidRequest, OutOfRange
 from slackwater.ibc.messages import (
@@ -21,6 +20,8 @@ from slackwater.ibc.messages import (
     Send,
 )
 from slackwater.log.reader import LogReader, Trimmed
+from slackwater.runtime import wire
+from slackwater.runtime.calls import check_request_id, in_thread, page
 from slackwater.storage.real import RealStorage
 from slackwater.v1 import common_pb2, primary_pb2_grpc, record_pb2
 from slackwater.v1 import primary_pb2 as api
@@ -238,8 +239,8 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
                 "Ask for one of these",
             )
         answer = api.PrimaryServiceReadLogResponse(
-            previous=translate.position(previous.position),
-            durable=translate.position(durable.position),
+            previous=wire.position(previous.position),
+            durable=wire.position(durable.position),
         )
         reader = LogReader(
             RealStorage(), group.open.directory.log, group.open.identity.uid, log.settings

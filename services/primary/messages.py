@@ -6,12 +6,12 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.primary.events import EventHub
 from slackwater.errors import FailedPrecondition
 from slackwater.group.changes import SentMessage, send_message
 from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
 from slackwater.ibc.messages import Send, VerdictState, check_send
 from slackwater.ibc.names import Application, Applications
+from slackwater.runtime.events import EventHub
 from slackwater.v1 import common_pb2, record_pb2
 
 if TYPE_CHECKING:

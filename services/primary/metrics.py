@@ -13,6 +13,7 @@ from services.primary.group import PrimaryGroup
 from services.primary.links import PrimaryLink
 from services.primary.node import PrimaryNode
 from slackwater.link.actions import LinkState
+from slackwater.runtime import nbd
 from slackwater.runtime.metrics import histogram_family
 
 _GROUP = ["group"]
@@ -187,7 +188,7 @@ def collect(node: PrimaryNode) -> Iterable[Metric]:
     )
     broken.add_metric([], len(node.broken))
     yield broken
-    yield from _nbd(node)
+    yield from nbd.families(node.server)
 
 
 def _states(links: list[tuple[PrimaryGroup, PrimaryLink]]) -> Metric:
@@ -199,22 +200,3 @@ def _states(links: list[tuple[PrimaryGroup, PrimaryLink]]) -> Metric:
             value = float(link.status.state == state.value)
             family.add_metric([group.name, link.name, state.value], value)
     return family
-
-
-def _nbd(node: PrimaryNode) -> Iterable[Metric]:
-    if node.server is None:
-        return
-    counters = node.server.counters()
-    connections = GaugeMetricFamily("slackwater_nbd_connections", "NBD clients connected.")
-    connections.add_metric([], counters.open_connections)
-    yield connections
-    requests = CounterMetricFamily("slackwater_nbd_requests", "NBD requests.", labels=["command"])
-    for command, count in counters.requests.items():
-        requests.add_metric([command], count)
-    yield requests
-    moved = CounterMetricFamily(
-        "slackwater_nbd_bytes", "Bytes of NBD reads and writes.", labels=["direction"]
-    )
-    moved.add_metric(["read"], counters.bytes_read)
-    moved.add_metric(["write"], counters.bytes_written)
-    yield moved

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.primary.events import EventHub
 from services.primary.exports import VolumeExport
 from services.primary.group import PrimaryGroup, Shared
 from services.primary.senders import SenderPool
@@ -28,6 +27,8 @@ from slackwater.log.marks import GroupMarks, SharedMarks
 from slackwater.nbd.connection import Access
 from slackwater.nbd.export import Listing, Peer
 from slackwater.nbd.server import Server
+from slackwater.runtime import nbd
+from slackwater.runtime.events import EventHub
 from slackwater.storage.seam import Storage
 
 GROUPS_LIMIT = 256
@@ -204,7 +205,7 @@ class PrimaryNode:
     @property
     def access(self) -> Access:
         """What the NBD server exports."""
-        return Access(self._listing, self._export)
+        return Access(self._listing, self._export, nbd.authorise)
 
     def _listing(self) -> Iterable[Listing]:
         for group in list(self.groups.values()):

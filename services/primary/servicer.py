@@ -11,13 +11,14 @@ from services.primary import translate
 from services.primary.group import PrimaryGroup
 from services.primary.message_servicer import MessageServicer
 from services.primary.node import PrimaryNode
-from services.primary.requests import Remembered, check_request_id, in_thread, page
 from slackwater import names, record
 from slackwater.errors import InvalidRequest, OutOfRange
 from slackwater.group.batch import write_change, zero_change
 from slackwater.group.opening import WRITEBACK, WRITETHROUGH, GroupSettings
 from slackwater.group.volume import Volume
 from slackwater.log.segment import LogSettings
+from slackwater.runtime import wire
+from slackwater.runtime.calls import Remembered, check_request_id, in_thread, page
 from slackwater.runtime.config import PrimaryConfig, split_address
 from slackwater.v1 import primary_pb2 as api
 from slackwater.v1 import resources_pb2
@@ -114,6 +115,7 @@ class PrimaryServicer(MessageServicer):
             return known
         if request.validate_only:
             group.volumes.check_new(request.volume_id)
+            await in_thread(self._serialised, group, group.volumes.check_size, size)
             made = resources_pb2.Volume(
                 name=f"{request.group}/volumes/{request.volume_id}", size_bytes=size
             )
@@ -197,7 +199,7 @@ class PrimaryServicer(MessageServicer):
             raise InvalidRequest("content", "is not set", "Give data or zero_bytes")
         _check_range(volume, request.offset, length)
         await in_thread(group.writer.submit, [change])
-        return api.WriteVolumeResponse(position=translate.position(group.writer.log.end.position))
+        return api.WriteVolumeResponse(position=wire.position(group.writer.log.end.position))
 
     # -- links --------------------------------------------------------------------------------
 
@@ -320,7 +322,7 @@ class PrimaryServicer(MessageServicer):
         return api.PrimaryServiceGetStatusResponse(
             groups=statuses,
             version=slackwater.__version__,
-            uptime=translate.duration(time.monotonic() - self._started),
+            uptime=wire.duration(time.monotonic() - self._started),
         )
 
     def _status(self, group: PrimaryGroup) -> api.GroupStatus:

@@ -3,9 +3,6 @@
 import time
 from typing import cast
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from services.primary.group import PrimaryGroup
 from services.primary.links import PrimaryLink
 from services.primary.messages import verdict_state
@@ -13,27 +10,8 @@ from services.primary.node import BrokenGroup
 from slackwater.group.opening import WRITEBACK
 from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
 from slackwater.group.volume import Volume
-from slackwater.position import Position
+from slackwater.runtime.wire import duration, position, timestamp
 from slackwater.v1 import common_pb2, record_pb2, resources_pb2
-
-
-def timestamp(time_ns: int) -> Timestamp:
-    """Return a wall clock time."""
-    result = Timestamp()
-    result.FromNanoseconds(time_ns)
-    return result
-
-
-def duration(seconds: float) -> Duration:
-    """Return a length of time."""
-    result = Duration()
-    result.FromNanoseconds(int(seconds * 1e9))
-    return result
-
-
-def position(value: Position) -> common_pb2.Position:
-    """Return a position."""
-    return common_pb2.Position(epoch=value.epoch, lsn=value.lsn, chain_crc32c=value.chain)
 
 
 def group(value: PrimaryGroup) -> resources_pb2.Group:

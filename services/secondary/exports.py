@@ -10,10 +10,8 @@ from slackwater.apply.status import ReplicaState
 from slackwater.errors import FailedPrecondition, InvalidRequest, NotFound, SlackwaterError
 from slackwater.extent import Extent
 from slackwater.nbd import wire
-from slackwater.nbd.export import Batch, Listing, Peer
+from slackwater.nbd.export import Batch, Listing
 from slackwater.nbd.status import errno_of
-from slackwater.runtime import roles
-from slackwater.runtime.tls import identity_of_certificate
 
 FORMS = (
     "Names have the form groups/<group>/snapshots/<snapshot>/volumes/<volume>"
@@ -86,12 +84,6 @@ def listing(group: SecondaryGroup) -> Iterable[Listing]:
         yield Listing(name, _of_replica(group.name, live.name))
 
 
-def group_of(name: str) -> str:
-    """Return the group an export's name is of, or nothing if it is none of ours."""
-    parts = name.split("/")
-    return parts[1] if len(parts) > 1 and parts[0] == "groups" else ""
-
-
 def open_export(group: SecondaryGroup, name: str) -> ReadOnlyExport:
     """Return the export of a name.
 
@@ -130,19 +122,6 @@ def _live(group: SecondaryGroup, name: str) -> ReadOnlyExport:
             "Try again when it is CONSISTENT, or export a snapshot",
         )
     return ReadOnlyExport(name, _of_replica(group.name, volume), reader)
-
-
-def authorise(name: str, peer: Peer) -> bool:
-    """Tell whether a client may see an export: over TLS its certificate says so."""
-    if not peer.is_secure:
-        return True  # a unix socket guarded by its permissions, or plaintext allowed on purpose
-    if peer.certificate is None:
-        return False
-    try:
-        identity = identity_of_certificate(peer.certificate)
-    except InvalidRequest:
-        return False  # what cannot be read in full grants nothing
-    return identity.allows(roles.NBD_ROLE, group_of(name))
 
 
 def _of_snapshot(group: str, snapshot: str, volume: str) -> str:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import structlog
 
 from services.secondary import translate
-from services.secondary.events import EventHub
-from services.secondary.requests import in_words
 from slackwater import errors
 from slackwater.apply.replica import Replica
 from slackwater.apply.status import ReplicaState
@@ -23,6 +21,8 @@ from slackwater.link.actions import Cursor
 from slackwater.link.receiver_actions import HelloInfo, Opened, Progress, RunningSync
 from slackwater.link.wire import MAX_APPEND
 from slackwater.position import Position
+from slackwater.runtime.calls import in_words
+from slackwater.runtime.events import EventHub
 
 if TYPE_CHECKING:
     from services.secondary.replication import ReplicateStream

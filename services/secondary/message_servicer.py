@@ -12,13 +12,14 @@ from google.protobuf.message import Message
 from services.secondary import translate
 from services.secondary.group import SecondaryGroup
 from services.secondary.node import SecondaryNode
-from services.secondary.requests import check_request_id, in_thread, page, page_size
 from slackwater import names
 from slackwater.apply.replica import Replica
 from slackwater.errors import FailedPrecondition, InvalidRequest
 from slackwater.group.rows import MessageRow, VerdictRow
 from slackwater.ibc.actions import Delivered, Receiver
 from slackwater.link.wire import to_wire
+from slackwater.runtime import wire
+from slackwater.runtime.calls import check_request_id, in_thread, page, page_size
 from slackwater.v1 import secondary_pb2 as api
 from slackwater.v1 import secondary_pb2_grpc
 
@@ -169,7 +170,7 @@ class MessageServicer(secondary_pb2_grpc.SecondaryServiceServicer):
             except FailedPrecondition as error:
                 raise _why_not_frozen(group, message_id, error) from None
             return api.UnfreezeResponse(
-                frozen_for=translate.duration(ended.stood_seconds),
+                frozen_for=wire.duration(ended.stood_seconds),
                 position=to_wire(ended.position),
                 backlog_bytes=ended.backlog_bytes,
             )

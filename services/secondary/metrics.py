@@ -13,6 +13,7 @@ from services.secondary.group import SecondaryGroup
 from services.secondary.node import SecondaryNode
 from slackwater.apply.status import ReplicaState
 from slackwater.histogram import Histogram
+from slackwater.runtime import nbd
 from slackwater.runtime.metrics import histogram_family
 
 _GROUP = ["group"]
@@ -173,7 +174,7 @@ def collect(node: SecondaryNode) -> Iterable[Metric]:
     )
     broken.add_metric([], len(node.broken))
     yield broken
-    yield from _nbd(node)
+    yield from nbd.families(node.server)
 
 
 def _states(groups: list[SecondaryGroup]) -> Metric:
@@ -218,22 +219,3 @@ def _snapshots(groups: list[SecondaryGroup]) -> Iterable[Metric]:
             newest.add_metric([group.name, grade], max(times, default=0) / 1e9)
     yield held
     yield newest
-
-
-def _nbd(node: SecondaryNode) -> Iterable[Metric]:
-    if node.server is None:
-        return
-    counters = node.server.counters()
-    connections = GaugeMetricFamily("slackwater_nbd_connections", "NBD clients connected.")
-    connections.add_metric([], counters.open_connections)
-    yield connections
-    requests = CounterMetricFamily("slackwater_nbd_requests", "NBD requests.", labels=["command"])
-    for command, count in counters.requests.items():
-        requests.add_metric([command], count)
-    yield requests
-    moved = CounterMetricFamily(
-        "slackwater_nbd_bytes", "Bytes of NBD reads and writes.", labels=["direction"]
-    )
-    moved.add_metric(["read"], counters.bytes_read)
-    moved.add_metric(["write"], counters.bytes_written)
-    yield moved

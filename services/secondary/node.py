@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from services.secondary import exports
-from services.secondary.events import EventHub
 from services.secondary.group import SecondaryGroup
-from services.secondary.requests import in_thread
 from slackwater import errors
 from slackwater.apply.database import ReplicaDatabase
 from slackwater.apply.opening import ReplicaSpec
@@ -29,7 +27,9 @@ from slackwater.log.segment import MAX_RECORD_BYTES, LogSettings
 from slackwater.nbd.connection import Access
 from slackwater.nbd.export import Listing, Peer
 from slackwater.nbd.server import Server
-from slackwater.runtime import roles
+from slackwater.runtime import nbd, roles
+from slackwater.runtime.calls import in_thread
+from slackwater.runtime.events import EventHub
 from slackwater.storage.seam import Storage
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ class SecondaryNode:
     @property
     def access(self) -> Access:
         """What the NBD server exports."""
-        return Access(self._listing, self._export, exports.authorise)
+        return Access(self._listing, self._export, nbd.authorise)
 
     def _listing(self) -> Iterator[Listing]:
         for name in sorted(self.groups):
@@ -355,7 +355,7 @@ class SecondaryNode:
 
     def _export(self, name: str, peer: Peer) -> exports.ReadOnlyExport:
         del peer  # `authorise` looked at it
-        owner = exports.group_of(name)
+        owner = nbd.group_of(name)
         if not owner:
             raise errors.NotFound("export", name, exports.FORMS)
         return exports.open_export(self.group(owner), name)

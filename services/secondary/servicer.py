@@ -13,18 +13,19 @@ from services.secondary import translate
 from services.secondary.group import SecondaryGroup
 from services.secondary.message_servicer import MessageServicer
 from services.secondary.node import SecondaryNode
-from services.secondary.requests import (
+from slackwater import names
+from slackwater.apply.replica_snapshots import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
+from slackwater.errors import InvalidRequest, OutOfRange
+from slackwater.link.wire import to_wire
+from slackwater.log.reader import LogReader, Trimmed
+from slackwater.runtime import wire
+from slackwater.runtime.calls import (
     Remembered,
     check_request_id,
     in_thread,
     newest_first,
     page,
 )
-from slackwater import names
-from slackwater.apply.replica_snapshots import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
-from slackwater.errors import InvalidRequest, OutOfRange
-from slackwater.link.wire import to_wire
-from slackwater.log.reader import LogReader, Trimmed
 from slackwater.storage.seam import Storage
 from slackwater.v1 import resources_pb2
 from slackwater.v1 import secondary_pb2 as api
@@ -328,7 +329,7 @@ class SecondaryServicer(MessageServicer):
         return api.SecondaryServiceGetStatusResponse(
             replicas=await in_thread(self._replicas, wanted),
             version=slackwater.__version__,
-            uptime=translate.duration(time.monotonic() - self._started),
+            uptime=wire.duration(time.monotonic() - self._started),
             site=socket.gethostname(),
             nbd_uris=self._endpoints.uris(),
         )

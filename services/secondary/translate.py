@@ -3,9 +3,6 @@
 import time
 from typing import TYPE_CHECKING
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from slackwater import errors
 from slackwater.apply.status import FreezeInfo, ReplicaState
 from slackwater.group.rows import MessageRow, SnapshotRow, SyncRow, VerdictRow
@@ -14,6 +11,7 @@ from slackwater.ibc.actions import Delivered
 from slackwater.ibc.messages import Behaviour, VerdictState
 from slackwater.ibc.names import Application
 from slackwater.link.wire import to_wire
+from slackwater.runtime.wire import duration, timestamp
 from slackwater.v1 import common_pb2, record_pb2, replication_pb2, resources_pb2, secondary_pb2
 
 if TYPE_CHECKING:
@@ -30,20 +28,6 @@ _BEHAVIOURS = {
     Behaviour.NOTIFY: common_pb2.MESSAGE_BEHAVIOUR_NOTIFY,
     Behaviour.SNAPSHOT: common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT,
 }
-
-
-def timestamp(time_ns: int) -> Timestamp:
-    """Return a wall clock time."""
-    result = Timestamp()
-    result.FromNanoseconds(time_ns)
-    return result
-
-
-def duration(seconds: float) -> Duration:
-    """Return a length of time."""
-    result = Duration()
-    result.FromNanoseconds(int(seconds * 1e9))
-    return result
 
 
 def message_name(group: str, message_id: str) -> str:

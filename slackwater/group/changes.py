@@ -87,6 +87,18 @@ class VolumeSet:
         if any(row.name == name for row in self.writer.database.volumes()):
             raise AlreadyExists("volume", f"{self.directory.name}/{name}")
 
+    def check_size(self, size: int) -> None:
+        """Raise InvalidRequest if the file system cannot hold a file of this size."""
+        probe = self.directory.volumes / ".size-probe"
+        file = self.storage.open(probe, create=True)
+        try:
+            file.resize(size)
+        except OSError as error:
+            raise _refused_size(size, error) from error
+        finally:
+            file.close()
+            self.storage.remove(probe)
+
     def _make(self, row: VolumeRow, device: str) -> Volume:
         path = self.directory.volume(row.path)
         try:
@@ -103,12 +115,7 @@ class VolumeSet:
         except OSError as error:
             if device:
                 raise InvalidRequest("device", f"{device}: {error.strerror}") from error
-            raise InvalidRequest(
-                "size_bytes",
-                f"the file system under the data directory refuses a file of {row.size} bytes:"
-                f" {error.strerror}",
-                "Choose a smaller size, or a data directory on XFS",
-            ) from error
+            raise _refused_size(row.size, error) from error
 
     def _forget(self, row: VolumeRow) -> None:
         path = self.directory.volume(row.path)
@@ -139,6 +146,15 @@ class VolumeSet:
             hold.write(retire)
         with suppress(NoSpace):  # the removal stands; the file goes with a later checkpoint
             self.writer.checkpoint()
+
+
+def _refused_size(size: int, error: OSError) -> InvalidRequest:
+    return InvalidRequest(
+        "size_bytes",
+        f"the file system under the data directory refuses a file of {size} bytes:"
+        f" {error.strerror}",
+        "Choose a smaller size, or a data directory on XFS",
+    )
 
 
 def _body(row: VolumeRow, kind: record_pb2.VolumeChange.Kind.ValueType) -> bytes:

@@ -147,9 +147,6 @@ class _StorageServiceConfig(BaseServiceConfig):
     segment_bytes: ByteSize = Field(
         ByteSize(64 * _MIB), ge=4 * _MIB + 4096, le=256 * _MIB, description="one file of a new log"
     )
-    checkpoint_seconds: Seconds = Field(
-        5.0, description="volumes are synced at least this often while written"
-    )
 
     def guarded_addresses(self) -> dict[str, str]:
         """NBD carries the data itself."""

@@ -1,4 +1,4 @@
-"""What the servicers of the Secondary share: threads, pages, remembered answers."""
+"""What servicers share: threads, pages, remembered answers."""
 
 import asyncio
 import errno
@@ -83,7 +83,7 @@ def check_request_id(request_id: str) -> None:
 
 
 class Remembered:
-    """Answers by method and request id, for calls whose replica is gone afterwards."""
+    """Answers by method and request id, for calls that make or end a group."""
 
     def __init__(self) -> None:
         """Remember nothing yet."""
