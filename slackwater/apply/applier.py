@@ -109,7 +109,9 @@ class Applier:
     @property
     def is_idle(self) -> bool:
         """Tell whether everything durable and every region received is applied."""
-        return self.applied.offset >= self._durable().offset and not len(self._regions)
+        # By lsn: the log's end may lie past the padding that only the next record lets us cross.
+        is_applied = self.applied.position.lsn >= self._durable().position.lsn
+        return is_applied and not len(self._regions)
 
     def step(self) -> bool:
         """Do one bounded piece of work; False: there is nothing to do, or it stalls.
