@@ -90,6 +90,8 @@ class PrimaryGroup:
         while not self._stop.wait(pause):
             try:
                 self.writer.maintain()
+                for link in list(self.links.values()):
+                    link.store_acked()
             except GroupFailed as failed:
                 self._tell_failure(failed)
             except OSError as error:
@@ -188,6 +190,7 @@ class PrimaryGroup:
             self._link_event,
         )
         link.on_verdict(self.messages.verdict_came)
+        link.on_jump(self.messages.sync_jumped)
         self.links[row.name] = link
         link.sender.carry(link)
         return link

@@ -74,7 +74,11 @@ class PrimaryLink:
         # Without an acked position nothing is known of the Secondary: all that is held may be
         # needed.
         self._hold = row.acked.offset if row.acked is not None else group.writer.log.oldest
+        self.acked = row.acked
+        self._acked_stored = row.acked
         self._acked_at = 0.0
+        self._sync_lsn = int(row.settings.get("sync_lsn", 0))
+        self._jumped: Callable[[str, int], None] = lambda _link, _lsn: None
         self._verdicts: Callable[[str], None] = lambda _message_id: None
         marks.acked_offset = self._hold
         marks.acked_lsn = row.acked.position.lsn if row.acked is not None else 0
@@ -82,6 +86,10 @@ class PrimaryLink:
     def on_verdict(self, told: Callable[[str], None]) -> None:
         """Have `told` called with the message's id after each verdict."""
         self._verdicts = told
+
+    def on_jump(self, told: Callable[[str, int], None]) -> None:
+        """Have `told` called with the lsn up to which a finished sync stood in for the records."""
+        self._jumped = told
 
     # -- what the log owes the link -----------------------------------------------------------
 
@@ -219,11 +227,33 @@ class PrimaryLink:
                 forget_acked=message["forget_acked"],
             )
             self._dirty = dirty
+            if message["forget_acked"]:
+                self.acked = self._acked_stored = None
             if message["sync_point"] is not None:
-                self._hold = control.json_point(message["sync_point"]).offset
+                point = control.json_point(message["sync_point"])
+                self._hold = point.offset
+                self._note_sync(point.position.lsn)
+            jumped = self._sync_lsn
+            is_synced = bool(jumped) and not (dirty or message["sync_id"])
+            if is_synced:
+                self._note_sync(0)
+        if is_synced:
+            # The Secondary never sees the records that the sync stood in for (C18).
+            self._jumped(self.name, jumped)
         if message["state"] != self.status.state:
             self._event(self.name, "LINK_STATE_CHANGED", f"{message['state']} {message['reason']}")
         return {}
+
+    def _note_sync(self, lsn: int) -> None:
+        """Remember durably where the running sync's stream begins; 0: none runs."""
+        self._sync_lsn = lsn
+        row = self._row()
+        self._group.writer.database.set_link_settings(
+            self.name,
+            endpoint=row.endpoint,
+            paused=row.paused,
+            settings={**row.settings, "sync_lsn": lsn},
+        )
 
     def _note_status(self, message: control.Message) -> None:
         before = self.status.state
@@ -241,12 +271,20 @@ class PrimaryLink:
             self._event(
                 self.name, "LINK_STATE_CHANGED", f"{self.status.state} {self.status.reason}"
             )
+        if message["acked"] is not None and not self._dirty:
+            position = control.json_position(message["acked"])
+            self.acked = LogPoint(message["acked_offset"], position)
+
+    def store_acked(self) -> None:
+        """Make what was acked durable now and then; called by the group's maintenance."""
         now = time.monotonic()
-        if message["acked"] is not None and now - self._acked_at >= ACKED_STORE_SECONDS:
-            self._acked_at = now
-            point = LogPoint(message["acked_offset"], control.json_position(message["acked"]))
-            if not self._dirty and point.offset:
-                self._group.writer.database.set_link_acked(self.name, point)
+        with self._lock:
+            acked = self.acked
+            is_due = now - self._acked_at >= ACKED_STORE_SECONDS
+            if self._dirty or acked is None or acked == self._acked_stored or not is_due:
+                return
+            self._group.writer.database.set_link_acked(self.name, acked)
+            self._acked_stored, self._acked_at = acked, now
 
     def _take_verdict(self, message: control.Message) -> control.Message:
         report = replication_pb2.VerdictReport.FromString(bytes.fromhex(message["report"]))

@@ -120,7 +120,15 @@ class MessageDesk:
 
     def link_detached(self, link: str) -> None:
         """End what is pending on a link that goes (C16)."""
-        for row in self.pending():
+        self._end(link, self.pending(), VerdictState.LINK_DETACHED)
+
+    def sync_jumped(self, link: str, lsn: int) -> None:
+        """End what a sync stood in for: the Secondary will never reach it (C18)."""
+        jumped = [row for row in self.pending() if row.position.lsn <= lsn]
+        self._end(link, jumped, VerdictState.SKIPPED_INCONSISTENT)
+
+    def _end(self, link: str, rows: Sequence[MessageRow], state: VerdictState) -> None:
+        for row in rows:
             if link not in row.links:
                 continue
             if any(one.link == link and one.final for one in self.verdicts(row)):
@@ -132,7 +140,7 @@ class MessageDesk:
                     link,
                     -row.position.lsn,  # no Secondary numbers its verdicts below 1
                     row.position.lsn,
-                    VerdictState.LINK_DETACHED.name,
+                    state.name,
                     {},
                     time.time_ns(),
                     final=True,

@@ -87,8 +87,8 @@ def link(value: PrimaryLink, owner: PrimaryGroup) -> resources_pb2.Link:
             used_bytes=status.secondary_log[0], capacity_bytes=status.secondary_log[1]
         ),
     )
-    if row.acked is not None:
-        result.acked.CopyFrom(position(row.acked.position))
+    if value.acked is not None:
+        result.acked.CopyFrom(position(value.acked.position))
     if marks.last_ack_time_ns:
         result.heard_time.CopyFrom(timestamp(marks.last_ack_time_ns))
     if status.diverged is not None:

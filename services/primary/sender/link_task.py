@@ -19,6 +19,7 @@ import grpc.aio
 
 from services.primary.sender import control
 from services.primary.sender.regions import RegionReader, SyncVolume
+from services.primary.sender.showing import Showing
 from slackwater import record
 from slackwater.errors import LogCorrupt
 from slackwater.link import actions as act
@@ -33,7 +34,6 @@ from slackwater.v1 import replication_pb2
 
 METHOD = "/slackwater.v1.ReplicationService/Replicate"
 TICK_SECONDS = 0.2
-STATES = list(act.LinkState)
 
 _FATAL = frozenset(
     {
@@ -123,8 +123,7 @@ class LinkTask:
         self._channel: grpc.aio.Channel | None = None
         self._reading: asyncio.Task[None] | None = None
         self._awake = asyncio.Event()
-        self._told: dict[str, Any] = {}
-        self._told_at = 0.0
+        self._showing = Showing(self.key, self.core, link_marks, tell)
         self._stopping = False
 
     # -- what the process does with it ---------------------------------------------------------
@@ -160,7 +159,7 @@ class LinkTask:
                     await self._perform()
                 self._advance()
                 await self._perform()
-                self._show()
+                self._showing.show()
                 await self._sleep()
         finally:
             await self._hang_up()
@@ -377,37 +376,3 @@ class LinkTask:
             call.cancel()
         if channel is not None:
             await channel.close()
-
-    # -- what is shown -------------------------------------------------------------------------
-
-    def _show(self) -> None:
-        """Tell the main process what changed, at most every half second unless the state did."""
-        core = self.core
-        self._link.state = STATES.index(core.state)
-        window = core.records.window
-        self._link.inflight_bytes = 0 if window is None else window.in_flight_bytes
-        sync = core.sync.window
-        self._link.regions_done_bytes = 0 if sync is None else sync.done_bytes
-        self._link.regions_total_bytes = 0 if sync is None else sync.total_bytes
-        acked = core.acked_position
-        status: dict[str, Any] = {
-            "state": core.state.value,
-            "reason": core.reason,
-            "replica_state": core.replica_state,
-            "secondary_log": [
-                core.secondary_log_used_bytes,
-                core.secondary_log_capacity_bytes,
-            ],
-            "acked": None if acked is None else control.position_json(acked),
-            "acked_offset": self._link.acked_offset,
-            "diverged": None
-            if core.diverged_secondary is None
-            else control.position_json(core.diverged_secondary),
-            "lag_seconds": round(core.records.lag_seconds(time.time_ns()), 3),
-            "connected": core.connection.stream.value == "open",
-        }
-        now = time.monotonic()
-        changed = any(status[one] != self._told.get(one) for one in ("state", "replica_state"))
-        if changed or (now - self._told_at > 0.5 and status != self._told):
-            self._told, self._told_at = status, now
-            self._tell({"event": "status", "key": self.key, **status})
