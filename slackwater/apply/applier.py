@@ -23,6 +23,7 @@ from typing import Final, Protocol
 from slackwater import errors
 from slackwater.apply.regions import Region, RegionQueue
 from slackwater.apply.volumes import VolumeSet
+from slackwater.apply.writeback import AREA_BITS
 from slackwater.log.reader import LogReader, Slice
 from slackwater.position import LogPoint
 from slackwater.record import KIND_WRITE, KIND_ZERO, KNOWN_KINDS, RecordView
@@ -188,38 +189,65 @@ class Applier:
     # -- writes and zeroes -------------------------------------------------------------------
 
     def _apply_data(self, found: Slice, views: Sequence[RecordView]) -> bool:
-        try:
-            self.preserve([(view.volume, view.offset, view.length) for view in views])
-        except OSError as error:
-            if len(views) > 1:
-                self._narrow = True  # apply what can be applied, stop at the very record
-                return True
-            return self._stalled(views[0].lsn, "preserve", error)
-        done = None
-        for view in views:
+        feed = self._catalogue.feed(self.applied.offset)
+        if feed is not None:
             try:
-                self._write(found.data, view)
+                feed.preserve([(view.volume, view.offset, view.length) for view in views])
+                feed.sync()
             except OSError as error:
-                self.is_torn = True
-                self._narrow = True
-                if done is not None:
-                    self._advance(LogPoint(found.offset + done.end, done.position), done.time_ns)
-                return self._stalled(view.lsn, "write", error)
-            done = view
-            self.applied_records += 1
-            self.applied_bytes += view.length
+                return self._narrowed(views) or self._stalled(views[0].lsn, "preserve", error)
+        done = 0
+        try:
+            while done < len(views):
+                done = self._write(found.data, views, done)
+        except OSError as error:
+            self.is_torn = True
+            if done:
+                self._advance_past(found, views[done - 1])
+            return self._narrowed(views) or self._stalled(views[0].lsn, "write", error)
+        finally:
+            self._volumes.writeback.note(
+                {(view.volume, view.offset >> AREA_BITS) for view in views}
+            )
+            self.applied_records += done
+            self.applied_bytes += sum([view.length for view in views[:done]])
         self._narrow = self.is_torn = False
         self.stall = None
-        last = views[-1]
-        self._advance(LogPoint(found.offset + last.end, last.position), last.time_ns)
+        self._advance_past(found, views[-1])
         return True
 
-    def _write(self, data: memoryview, view: RecordView) -> None:
+    def _narrowed(self, views: Sequence[RecordView]) -> bool:
+        """Go on one record at a time: apply what can be applied, stop at the very record."""
+        self._narrow = True
+        return len(views) > 1
+
+    def _advance_past(self, found: Slice, view: RecordView) -> None:
+        self._advance(LogPoint(found.offset + view.end, view.position), view.time_ns)
+
+    def _write(self, data: memoryview, views: Sequence[RecordView], index: int) -> int:
+        """Apply a record, and those after it that go on where it ends; return the next's index."""
+        view = views[index]
         volume = self._volumes.of_record(view.volume, view.offset, view.length, view.lsn)
-        if view.kind == KIND_WRITE:
-            volume.write(view.offset, data[view.payload_start : view.end])
-        else:
+        index += 1
+        if view.kind == KIND_ZERO:
             volume.zero(view.offset, view.length)
+            return index
+        pieces = [data[view.payload_start : view.end]]
+        end = view.offset + view.length
+        while index < len(views):
+            other = views[index]
+            if (
+                other.offset != end
+                or other.volume != view.volume
+                or other.kind != KIND_WRITE
+                or end + other.length > volume.size
+            ):
+                break
+            pieces.append(data[other.payload_start : other.end])
+            end += other.length
+            index += 1
+        volume.file.write(pieces, view.offset)
+        return index
 
     def _zero_some(self, zeroing: _Zeroing) -> bool:
         view = zeroing.view
@@ -252,6 +280,7 @@ class Applier:
                     volume.zero(region.offset, region.length)
                 else:
                     volume.write(region.offset, region.data)
+                    self._volumes.writeback.note([(region.volume, region.offset >> AREA_BITS)])
         except OSError as error:
             return self._stalled(lsn, "sync", error)
         self.stall = None

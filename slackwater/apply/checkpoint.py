@@ -22,7 +22,6 @@ from slackwater.snapshots.catalogue import Catalogue
 SECONDS: Final = 10.0
 SHARE_OF_LOG: Final = 4
 REGION_BYTES: Final = 4 << 20
-WRITEBACK_BYTES: Final = 8 << 20
 
 
 class Checkpointer:
@@ -57,7 +56,6 @@ class Checkpointer:
         self._clock = clock
         self._lock = threading.Lock()
         self._at_seconds = clock.monotonic()
-        self._written_back_bytes = 0
 
     def run(self) -> LogPoint:
         """Sync volumes and overlays, move the checkpoint, free log space; return its place.
@@ -129,7 +127,5 @@ class Checkpointer:
         return self._regions.unacked_bytes >= REGION_BYTES
 
     def spread(self) -> None:
-        """Let the system begin to write back what was applied since it last did (D10)."""
-        if self._applier.applied_bytes - self._written_back_bytes >= WRITEBACK_BYTES:
-            self._written_back_bytes = self._applier.applied_bytes
-            self._volumes.start_writeback()
+        """Let the system begin to write back some of what was applied a while ago (D10)."""
+        self._volumes.start_writeback()

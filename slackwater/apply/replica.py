@@ -268,7 +268,9 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         """
         self.check_alive()
         if any(view.kind == KIND_IBC_MESSAGE for view in views):
-            self.volumes.start_writeback()  # so that the sync at the message is short (D24)
+            self.volumes.start_writeback(
+                everything=True
+            )  # so that the sync at the message is short (D24)
         return self.receiver.append(run, views, on_durable)
 
     def write_some(self) -> bool:

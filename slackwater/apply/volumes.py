@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Final
 
 from slackwater import errors
+from slackwater.apply.writeback import AREA_BITS, AREA_BYTES, Writeback
 from slackwater.group.database import GroupDatabase
 from slackwater.group.directory import GroupDirectory
 from slackwater.group.rows import VolumeRow
 from slackwater.group.volume import Volume
 from slackwater.log.failstop import FailStop
+from slackwater.record import MAX_PAYLOAD
 from slackwater.storage.seam import Storage
 
 ACTIVE: Final = "ACTIVE"
@@ -44,6 +46,7 @@ class VolumeSet:
         self._database = database
         self._volumes: dict[int, Volume] = {}
         self._rows: dict[int, VolumeRow] = {}
+        self.writeback = Writeback()
         self._failstop = FailStop()
         self._sync_lock = threading.Lock()
         self.reopen(database.volumes())
@@ -216,10 +219,13 @@ class VolumeSet:
             except OSError as error:
                 raise self._failstop.fail(volume.path, "sync", error) from error
 
-    def start_writeback(self) -> None:
-        """Let the system begin to write every volume back (D10, D24)."""
-        for volume in self.all():
-            volume.start_writeback(0, volume.size)
+    def start_writeback(self, *, everything: bool = False) -> None:
+        """Let the system begin to write back some of what was written, or all (D10, D24)."""
+        for volume_id, area in self.writeback.take(everything=everything):
+            volume = self._volumes.get(volume_id)
+            if volume is not None:
+                # A write that began in the area may reach into the next.
+                volume.start_writeback(area << AREA_BITS, AREA_BYTES + MAX_PAYLOAD)
 
     def rows(self) -> list[VolumeRow]:
         """Return the rows as they are now."""

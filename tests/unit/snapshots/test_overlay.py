@@ -212,13 +212,14 @@ def test_map_without_room_for_some_chunks_keeps_the_others_right() -> None:
     storage = SimulatedStorage()
     source = Memory(content())
     overlay = made(storage)
-    put, entries = overlay._map.put, []
+    put = overlay._map.put
+    entries: list[int] = []
 
-    def put_two(*entry: int) -> None:
+    def put_two(first: int, count: int, record_offset: int, flags: int) -> None:
         if len(entries) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        entries.append(entry)
-        put(*entry)
+        entries.append(first)
+        put(first, count, record_offset, flags)
 
     overlay._map.put = put_two  # type: ignore[method-assign]
     with pytest.raises(OSError, match="No space"):
