@@ -15,6 +15,7 @@ from slackwater.apply.status import ReplicaState
 from slackwater.apply.syncing import VolumeSpec
 from slackwater.clock import ManualClock
 from slackwater.log.log import LogSettings
+from slackwater.log.run import Run
 from slackwater.record import KNOWN_KINDS
 from slackwater.storage.simulated import Policy, SimulatedStorage
 from slackwater.v1 import common_pb2, record_pb2
@@ -447,3 +448,63 @@ def test_unknown_record_is_applied_after_an_upgrade_and_never_skipped(
     apply_all(replica)
     assert replica.state is ReplicaState.CONSISTENT and reached == [1, 2, unknown.lsn]
     assert live(replica) == stream.states[stream.position.lsn]
+
+
+# -- order -----------------------------------------------------------------------------------
+
+
+def test_nothing_is_applied_before_it_is_durable() -> None:
+    replica, stream = with_volume(SimulatedStorage())
+    before = stream.position
+    stream.write(1, 0, b"not yet")
+    run = stream.run_after(before.lsn)
+    views, _, _ = record.scan(run, 0, len(run), before)
+    log = replica.receiver.log
+    log.append([Run.of_views(run, views)])
+    assert not replica.step() and replica.applied == before
+    log.sync()
+    apply_all(replica)
+    assert live(replica) == stream.states[stream.position.lsn]
+
+
+def test_region_is_applied_at_its_place_in_the_stream() -> None:
+    replica, stream = with_volume(SimulatedStorage())
+    replica.begin_sync(SYNC, stream.position, [VolumeSpec(1, "data", SIZE)])
+    stream.write(1, 0, b"before")
+    place = stream.position
+    receive(replica, stream)
+    replica.add_regions(SYNC, 1, [Region(1, 0, CHUNK, b"r" * CHUNK)], Cursor(1, CHUNK))
+    stream.write(1, 3, b"after")
+    receive(replica, stream)
+    assert replica.step()
+    assert replica.applied == place and len(replica.regions) == 1
+    assert live(replica)[1][:6] == b"before"
+    assert replica.step()
+    assert replica.applied == place and live(replica)[1][:6] == b"rrrrrr"
+    apply_all(replica)
+    assert live(replica)[1][:9] == b"rrrafterr"
+
+
+def test_synced_replica_is_consistent_only_past_the_lsn_that_regions_may_hold() -> None:
+    replica, stream = with_volume(SimulatedStorage())
+    synced(replica, stream)
+    replica.finish_sync(SYNC, stream.position.lsn + 1)
+    apply_all(replica)
+    replica.checkpoint()
+    assert replica.state is ReplicaState.INCONSISTENT
+    stream.write(1, 0, b"the record that a region holds already")
+    receive(replica, stream)
+    apply_all(replica)
+    assert replica.state is ReplicaState.INCONSISTENT
+    replica.checkpoint()
+    assert replica.status().state is ReplicaState.CONSISTENT
+
+
+def test_write_past_the_end_of_a_volume_stops_the_replica_and_writes_nothing() -> None:
+    replica, stream = with_volume(SimulatedStorage())
+    stream.write(1, SIZE - CHUNK, b"l" * CHUNK)
+    stream.write(1, SIZE, b"past the end")
+    receive(replica, stream)
+    apply_all(replica)
+    assert isinstance(replica.failure, errors.DataCorrupt)
+    assert replica.volumes[1].file.size() == SIZE
