@@ -9,7 +9,6 @@ import grpc
 import pytest
 
 from demo import mounts
-from demo.sites import ServiceError
 from slackwater.v1 import common_pb2, primary_pb2, resources_pb2
 from tests.support.oracle import Journal, check
 from tests.support.oracle_cycle import SIZES, live_images, start_load
@@ -213,21 +212,6 @@ def test_primary_rolled_back_to_an_older_copy_is_diverged_and_overwrites_nothing
     cluster.primary_api.UpdateLink(request, timeout=CALL_SECONDS)
     cluster.wait_streaming()
     assert live_images(cluster) == live_images(cluster, "primary")
-
-
-def test_file_system_without_sparse_files_is_refused_by_name(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    if mounts.missing() or shutil.which("mkfs.vfat", path="/usr/sbin:/sbin:/usr/bin") is None:
-        pytest.skip("no vfat to be had here")
-    image = tmp_path / "fat.img"
-    with image.open("wb") as file:
-        file.truncate(64 * MIB)
-    mounts.run("mkfs.vfat", str(image))
-    with mounts.as_disk(image) as device, mounts.mounted(device, tmp_path / "fat") as where:
-        cluster.primary.data_dir = where / "primary"
-        with pytest.raises(ServiceError, match=r"sparse|holes|file system"):
-            cluster.primary.start()
 
 
 def test_group_without_a_link_refuses_messages_and_says_what_to_do(cluster: Cluster) -> None:
