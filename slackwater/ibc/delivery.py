@@ -167,7 +167,7 @@ class Delivery:
             self._end(message, Verdict(VerdictState.UNCLAIMED))
             return
         self._actions.append(KeepNotified(message))
-        if (oldest := self._inbox.keep(message)) is not None:
+        for oldest in self._inbox.keep(message):
             self._actions.append(TakeNotified(oldest))
         self._hand_over(now)
 

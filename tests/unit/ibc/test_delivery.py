@@ -19,7 +19,7 @@ from slackwater.ibc.actions import (
     Timers,
 )
 from slackwater.ibc.delivery import Delivery
-from slackwater.ibc.inbox import INBOX_KEPT
+from slackwater.ibc.inbox import INBOX_BYTES, INBOX_KEPT
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
 from slackwater.ibc.names import Application
 from slackwater.position import Position
@@ -375,6 +375,19 @@ class TestNotify:
         answer = only(delivery.actions(), Answer)
         assert answer.delivered is not None
         assert answer.delivered.dropped == 1
+
+    def test_of_large_bodies_is_bounded_in_bytes(self) -> None:
+        large = replace(NOTIFY, body=bytes(128 << 10))
+        kept = INBOX_BYTES // len(large.body)
+        delivery = Delivery([BACKUP], inbox=[large] * (kept - 1))
+        delivery.reach(large, 0)
+        assert none(delivery.actions(), TakeNotified)
+        delivery.reach(replace(NOTIFY, message_id="n2"), 0)
+        assert only(delivery.actions(), TakeNotified).message == large
+        delivery.receive("backup", "me", "", 0, 1)
+        delivery.actions()
+        delivery.reach(large, 2)
+        assert none(delivery.actions(), TakeNotified), "what was taken makes room"
 
 
 class TestRestart:
