@@ -184,7 +184,7 @@ class SecondaryGroup:
         stall = self._stall_text()
         if stall:
             return stall
-        if replica.receiver.is_full:
+        if replica.is_log_full:
             return "the log is full; nothing more is received until applying has made room"
         if replica.state is ReplicaState.RECOVERING:
             return "replaying the log after an unclean stop"
@@ -197,7 +197,7 @@ class SecondaryGroup:
         """Whether the replica is a past state of the group and follows it. From any thread."""
         replica = self.replica
         good = replica.state in (ReplicaState.CONSISTENT, ReplicaState.EMPTY)
-        return good and replica.applier.stall is None and not replica.receiver.is_full
+        return good and replica.applier.stall is None and not replica.is_log_full
 
     # -- the stream ---------------------------------------------------------------------------
 

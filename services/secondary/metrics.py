@@ -111,7 +111,7 @@ _GAUGES: dict[str, tuple[str, Value]] = {
     ),
     "slackwater_secondary_log_full": (
         "1 while the log has no room for what was received.",
-        lambda group: float(group.replica.receiver.is_full),
+        lambda group: float(group.replica.is_log_full),
     ),
     "slackwater_secondary_sync_running": (
         "1 while the replica is being synchronised.",

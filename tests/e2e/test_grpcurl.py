@@ -95,7 +95,8 @@ def test_every_step_of_the_demo_by_unary_calls(cluster: Cluster) -> None:
     assert got["message"]["name"] == sent["message"]["name"]
     assert got["message"]["text"] == "go"
     write("after", 512)
-    run = snapshot.call("SnapshotService/StartSnapshot", {"group": GROUP, "snapshot_id": "s1", "now": {}})
+    request = {"group": GROUP, "snapshot_id": "s1", "now": {}}
+    run = snapshot.call("SnapshotService/StartSnapshot", request)
 
     def is_over() -> bool:
         run.update(snapshot.call("SnapshotService/GetRun", {"name": run["run"]["name"]}))
