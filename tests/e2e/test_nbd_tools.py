@@ -177,6 +177,7 @@ class TestFio:
             "--verify=crc32c",
             "--verify_fatal=1",
             "--do_verify=1",
+            "--verify_state_save=0",
             "--fsync=64",
             "--output-format=json",
         )
