@@ -167,5 +167,3 @@ def _brief(changes: Sequence[Change]) -> str:
 
 def _short(value: object) -> object:
     return f"{bytes(value[:24])!r}*{len(value)}" if isinstance(value, bytes) else value
-
-

@@ -17,6 +17,7 @@ STRANGER = "nobody"  # registered on the Primary only
 SECTOR = 512
 SIZES = {"data": 96 << 10, "wal": 32 << 10}
 CHUNK = 4096
+NEVER = 1e9  # seconds
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Plan:
             size = rng.choice((256, 320)) if small else rng.choice((512, 768))
             return LogSettings(size << 10, 32 << 10, 24 << 10)
 
-        often, never = (lambda low, high: rng.uniform(low, high)), 1e9
+        often = rng.uniform
         return cls(
             seconds=rng.uniform(15, 35),
             latency=rng.choice((0.002, 0.01, 0.05)),
@@ -65,21 +66,21 @@ class Plan:
                 window_bytes=rng.choice((16, 64)) << 10,
                 slice_bytes=rng.choice((6, 16)) << 10,
                 small_slice_bytes=2 << 10,
-                region_bytes=rng.choice((4, 16)) << 10,
-                region_window_bytes=32 << 10,
+                region_bytes=rng.choice((2, 4, 16)) << 10,
+                region_window_bytes=rng.choice((16, 32)) << 10,
                 silence_seconds=rng.choice((3.0, 10.0)),
                 greeting_seconds=12.0,
                 backoff_max_seconds=2.0,
             ),
-            crash_seconds=rng.choice((often(1.5, 3), often(4, 8), often(4, 8), never)),
-            cut_seconds=rng.choice((often(0.7, 2), often(2, 6), never)),
-            partition_seconds=rng.choice((often(3, 8), often(6, 12), never)),
-            disk_fault_seconds=rng.choice((often(4, 9), never, never)),
-            operator_seconds=rng.choice((often(3, 8), never)),
+            crash_seconds=rng.choice((often(1.5, 3), often(4, 8), often(4, 8), NEVER)),
+            cut_seconds=rng.choice((often(0.7, 2), often(2, 6), NEVER)),
+            partition_seconds=rng.choice((often(3, 8), often(6, 12), NEVER)),
+            disk_fault_seconds=rng.choice((often(4, 9), NEVER, NEVER)),
+            operator_seconds=rng.choice((often(3, 8), NEVER)),
             message_seconds=often(0.3, 3),
             snapshot_seconds=often(0.5, 3),
             receiver_seconds=often(0.2, 2),
             unfreeze_chance=rng.choice((0.95, 0.6)),
-            volume_seconds=rng.choice((often(2, 6), never, never)),
+            volume_seconds=rng.choice((often(2, 6), NEVER, NEVER)),
             slow_applier=rng.choice((0.004, 0.004, 0.05)),
         )

@@ -26,6 +26,7 @@ from slackwater.group.changes import VolumeSet, send_message
 from slackwater.group.directory import DataDirectory
 from slackwater.group.opening import GroupSettings
 from slackwater.group.rows import LinkRow as StoredLink
+from slackwater.group.volume import Volume
 from slackwater.link import actions as act
 from slackwater.link.sender import LinkSender
 from slackwater.link.settings import LinkIdentity, LinkRow
@@ -61,6 +62,7 @@ class Primary:
         self.sim, self.plan, self.storage, self.history = sim, plan, storage, history
         self.life = Life("primary")
         self.dial = dial
+        self.others: Callable[[], tuple[Life, ...]] = tuple
         self.sent: dict[str, record_pb2.IbcMessage] = {}
         self.sequence = 0
         self.is_busy = False
@@ -93,9 +95,7 @@ class Primary:
         self.writer = self.group.writer
         self.database = self.writer.database
         self.volumes = VolumeSet(self.storage, directory, self.writer)
-        self.reader = LogReader(
-            self.storage.beside(), directory.log, UID, self.group.settings.log
-        )
+        self.reader = LogReader(self.storage.beside(), directory.log, UID, self.group.settings.log)
         lost = self.history.reopened(self.reader, self.writer.log.end, required_lsn)
         self.is_recovered = True
         if not self.database.links():
@@ -182,9 +182,8 @@ class Primary:
         changes: list[Change] = []
         issued: list[tuple[object, ...]] = []
         for _ in range(count):
-            volume = rng.choice(list(self.writer.volumes.values()))
+            volume, first = self._choose(rng)
             sectors = volume.size // SECTOR
-            first = rng.randrange(sectors)
             length = min(rng.choice((1, 1, 2, 8)), sectors - first) * SECTOR
             offset = first * SECTOR
             if rng.random() < 0.12:
@@ -205,6 +204,17 @@ class Primary:
         self.history.issue(issued)
         sync = self.plan.writeback and rng.random() < 0.2
         self._alone(lambda: self.writer.submit(changes, sync=sync))
+
+    def _choose(self, rng: random.Random) -> tuple[Volume, int]:
+        """Choose a sector; during a sync often one that is about to be read for it."""
+        volumes = self.writer.volumes
+        sync = None if self.sender is None else self.sender.core.sync.window
+        if sync is not None and sync.cursor.volume in volumes and rng.random() < 0.5:
+            volume = volumes[sync.cursor.volume]
+            first = sync.cursor.offset // SECTOR + rng.randrange(-2, 12)
+            return volume, min(max(0, first), volume.size // SECTOR - 1)
+        volume = rng.choice(list(volumes.values()))
+        return volume, rng.randrange(volume.size // SECTOR)
 
     def send(self, message: record_pb2.IbcMessage, fence: float | None) -> None:
         """An application sends a message."""
@@ -325,9 +335,14 @@ class Primary:
 
         def change(operation: str, path: Path) -> Any:
             sender = self.sender
-            if sender is not None and path.parent.name == "volumes" and sim.chance(0.3):
-                while sim.run_early(sender.life, 0.02) and sim.chance(0.7):
-                    pass
+            if sender is not None and path.parent.name == "volumes":
+                syncing = sender.core.sync.is_running
+                if sim.chance(0.8 if syncing else 0.3):
+                    again = sim.rng.choice((0.7, 0.98)) if syncing else 0.7
+                    end = sim.now + (0.15 if syncing else 0.02)
+                    lives = (sender.life, *self.others()) if syncing else (sender.life,)
+                    while sim.run_early(lives, end) and sim.chance(again):
+                        pass
             return plain(operation, path)
 
         self.storage.change = change  # type: ignore[method-assign]
@@ -671,5 +686,3 @@ def message_body(
         freeze_timeout_seconds=timeouts[1],
         unregistered_timeout_seconds=timeouts[2],
     )
-
-

@@ -25,6 +25,7 @@ from slackwater.link.receiver import LinkReceiver
 from slackwater.position import Position
 from slackwater.storage.simulated import SimulatedStorage
 from slackwater.v1 import common_pb2, replication_pb2
+from tests.simulation.history import History
 from tests.simulation.plan import APPLICATION, GROUP, ROOT, Plan
 from tests.simulation.simulator import Life, Simulator, Stream
 
@@ -44,9 +45,15 @@ class Secondary:
     """The secondary service, from one start to the next."""
 
     def __init__(
-        self, sim: Simulator, plan: Plan, storage: SimulatedStorage, promised: "Promises"
+        self,
+        sim: Simulator,
+        plan: Plan,
+        storage: SimulatedStorage,
+        promised: "Promises",
+        history: History,
     ) -> None:
         self.sim, self.plan, self.storage, self.promised = sim, plan, storage, promised
+        self.history = history
         self.life = Life("secondary")
         self.replica: Replica | None = None
         self.shell: ReceiverShell | None = None
@@ -114,16 +121,31 @@ class Secondary:
             self.shell.tick()
 
     def _listen(self) -> None:
-        """Let the log's thread run in the middle of what the applier does."""
+        """Let one thread run in the middle of what another does: log, applier, checkpoint."""
         plain = self.storage.change
 
         def change(operation: str, path: Path) -> Any:
             elsewhere = path.parent.name in ("volumes",) or "snapshots" in path.parts
             if elsewhere and self.replica is not None and self.sim.chance(0.1):
                 self._write_some()
+            if operation == "sync" and path.parent.name == "volumes":
+                self._apply_during_checkpoint()
             return plain(operation, path)
 
         self.storage.change = change  # type: ignore[method-assign]
+
+    def _apply_during_checkpoint(self) -> None:
+        """Apply while volumes are synced: the applier's lock is free then, but for some steps.
+
+        A control record may need the checkpoint, for which the real applier would wait.
+        """
+        replica = self.replica
+        if replica is None or replica._apply_lock._is_owned():  # type: ignore[attr-defined]
+            return
+        while self.sim.chance(0.4):
+            following = self.history.changes[replica.applied.lsn + 1 :][:1]
+            if not following or following[0][0] not in ("write", "zero") or not replica.step():
+                return
 
     # -- news
 
@@ -379,5 +401,3 @@ def _report(row: VerdictRow) -> replication_pb2.VerdictReport:
         lsn=row.lsn,
         state=common_pb2.VerdictState.Value(f"VERDICT_STATE_{row.state}"),
     )
-
-

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,15 +91,32 @@ class Simulator:
         self.clock.advance(max(0.0, end - self.now))
         return False
 
-    def run_early(self, life: Life, within: float) -> bool:
-        """Run the next event of another process now, in the middle of an event; False: none."""
-        ready = [one for one in self.events if one.life is life and one.due <= self.now + within]
-        if life.is_over or not ready:
+    def run_early(self, lives: Sequence[Life], end: float) -> bool:
+        """Run an event of other processes, due by `end`, in the middle of one; False: none.
+
+        The first of `lives` dies with who is in the middle, and its events keep their order; the
+        end of another is its own.
+        """
+        ready = [
+            one
+            for one in self.events
+            if one.life in lives and not one.life.is_over and one.due <= end
+        ]
+        near = [one for one in ready if one.life is lives[0]]
+        if not ready:
             return False
-        event = min(ready)
+        event = min(near) if near and self.chance(0.5) else self.rng.choice(ready)
+        if event.life is lives[0]:
+            event = min(near)
         self.events.remove(event)
         heapq.heapify(self.events)
-        event.act()
+        self.clock.advance(max(0.0, event.due - self.now))
+        try:
+            event.act()
+        except SimulatedCrash:
+            if event.life is lives[0]:
+                raise
+            self.crashed()
         return True
 
 

@@ -16,7 +16,7 @@ from slackwater.storage.simulated import Policy, SimulatedStorage
 from slackwater.v1 import common_pb2
 from tests.simulation.checkers import Checkers
 from tests.simulation.history import History
-from tests.simulation.plan import APPLICATION, CHUNK, STRANGER, Plan
+from tests.simulation.plan import APPLICATION, CHUNK, NEVER, STRANGER, Plan
 from tests.simulation.primary import Primary, SenderShell, message_body
 from tests.simulation.secondary import Promises, ReceiverShell, Secondary
 from tests.simulation.simulator import Direction, Life, Network, Simulator, Stream
@@ -43,10 +43,13 @@ class World:
         self.checkers = Checkers(self)
         self.expects_trouble = False
         self.is_healing = False
+        self.is_rolled_back = False
+        """The Primary's disk is an older copy: the Secondary has another history (D16)."""
         self.numbers = 0
         self.lost_records = 0
         self.marks: dict[str, int] = {}
         self._kept_at_crash = 0
+        self._state = ReplicaState.EMPTY
         self.sim.crashed = self._somebody_died
         self.sim.after_step = self._look
 
@@ -80,6 +83,7 @@ class World:
         if self.primary is not None:
             return
         starting = Primary(self.sim, self.plan, self.primary_disk, self.history, self._dial)
+        starting.others = lambda: () if self.secondary is None else (self.secondary.life,)
         starting.sequence = self.history.lsn + self.sim.steps
         if not self.is_healing and self.sim.chance(0.15):
             self.primary_disk.crash_at = self.primary_disk.calls + self.sim.rng.randint(1, 60)
@@ -100,13 +104,13 @@ class World:
         self.primary_disk.crash_at = None
         self.primary = starting
         self.sim.note(f"P open at {self.history.end.position}")
-        self.checkers.contents()
+        self._contents()
 
     def start_secondary(self) -> None:
         """Start the Secondary on its disk."""
         if self.secondary is not None:
             return
-        starting = Secondary(self.sim, self.plan, self.secondary_disk, self.promised)
+        starting = Secondary(self.sim, self.plan, self.secondary_disk, self.promised, self.history)
         if not self.is_healing and self.sim.chance(0.15):
             self.secondary_disk.crash_at = self.secondary_disk.calls + self.sim.rng.randint(1, 60)
         try:
@@ -172,6 +176,14 @@ class World:
         self.secondary_disk = self._survivor(self.secondary_disk, way)
         self.sim.after(self._pause(), self.life, self.start_secondary)
 
+    def roll_back(self, disk: SimulatedStorage, lsn: int) -> None:
+        """Somebody puts an older copy of the Primary's disk in its place."""
+        self.is_rolled_back = True
+        self.end_primary("kill")
+        self.primary_disk = disk
+        self.history.cut(lsn)
+        self._kept_at_crash = lsn
+
     def stop_secondary(self) -> None:
         """Stop the Secondary in order."""
         secondary = self.secondary
@@ -186,7 +198,8 @@ class World:
         if primary is not None and not primary.is_busy:
             self.sim.fault("P is stopped in order")
             primary.is_busy = True
-            primary.group.close(clean=primary.writer.failure is None)
+            with contextlib.suppress(errors.GroupFailed):
+                primary.group.close(clean=primary.writer.failure is None)
             self.end_primary("kill")
 
     def _note_death(self, who: str, disk: SimulatedStorage, way: str) -> None:
@@ -249,7 +262,7 @@ class World:
             (plan.operator_seconds, self._operate),
             (1.0, self._contents),
         ):
-            if seconds < 1e6:
+            if seconds < NEVER:
                 self._now_and_then(seconds, work)
 
     def _now_and_then(self, seconds: float, work: Callable[[], None]) -> None:
@@ -262,8 +275,11 @@ class World:
 
     def _write(self) -> None:
         if self.primary is not None and self.primary.writer.volumes:
-            burst = self.sim.chance(self.plan.burst_chance)
-            for _ in range(self.sim.rng.randint(20, 120) if burst else 1):
+            rng = self.sim.rng
+            many = rng.randint(20, 120) if self.sim.chance(self.plan.burst_chance) else 1
+            if self.primary.link.status.state == "SYNCING":
+                many = rng.choice((1, 4))
+            for _ in range(many):
                 if self.primary is not None:
                     self.primary.write(self.sim.rng, self.sim.rng.choice((1, 1, 2, 6)))
 
@@ -363,7 +379,7 @@ class World:
         chunk = 0 if replica.snapshots() else CHUNK
         try:
             row = replica.create_snapshot(name, at_message=message_id, chunk_bytes=chunk)
-        except (errors.FailedPrecondition, errors.Unavailable) as error:
+        except (errors.FailedPrecondition, errors.Unavailable, errors.GroupFailed) as error:
             self.sim.note(f"S snapshot {name}: {error.reason}")
             self.mark(f"snapshot {error.reason}")
             return
@@ -469,14 +485,21 @@ class World:
     # -- looking
 
     def _look(self) -> None:
+        if self.is_rolled_back:
+            return
         self.checkers.positions()
         if self.primary is not None:
             self.mark(f"link {self.primary.link.status.state}")
         if self.replica is not None:
-            self.mark(f"replica {self.replica.state.value}")
+            state = self.replica.state
+            self.mark(f"replica {state.value}")
+            if state is not self._state:
+                self._state = state
+                self.checkers.contents()  # what it claims holds from the first moment
 
     def _contents(self) -> None:
-        self.checkers.contents()
+        if not self.is_rolled_back:
+            self.checkers.contents()
 
     # -- the end
 
@@ -545,7 +568,9 @@ class World:
 
     def describe(self) -> str:
         """Return where everybody stands."""
-        lines = [f"history ends at {self.history.end.position}, network down {self.network.is_down}"]
+        lines = [
+            f"history ends at {self.history.end.position}, network down {self.network.is_down}"
+        ]
         if self.primary is not None and self.primary.sender is not None:
             core = self.primary.sender.core
             lines.append(
