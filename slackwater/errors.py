@@ -1,4 +1,3 @@
-
 """Everything that can go wrong and is not a programmer's error.
 
 Each exception carries typed fields and builds its own sentence; `reason` is what a caller's
