@@ -125,10 +125,14 @@ class RegionQueue:
     def renumber(self, durable: Progress) -> Progress:
         """Forget what waits: another stream begins, and numbers its batches from 1.
 
+        An end of the sync that is not durable is forgotten too: the Primary is told of none and
+        sends regions again, which may be newer than the lsn that came with that end.
+
         Returns the durable progress in the new numbering.
         """
         with self._lock:
             self._batches.clear()
             self.held_bytes = 0
-            self.applied = replace(self.applied, sequence=0)
+            consistent_lsn = durable.consistent_lsn
+            self.applied = replace(self.applied, sequence=0, consistent_lsn=consistent_lsn)
             return replace(durable, sequence=0)

@@ -16,7 +16,7 @@ from tests.simulation.run import simulate
 from tests.simulation.world import World
 
 _ASKED = os.environ.get("SLACKWATER_SIM_SEED", "")
-FIXED = range(60)
+FIXED = (*range(60), 1342)  # the last ones: seeds that have found something
 FRESH = [random.SystemRandom().randrange(1 << 32) for _ in range(3)]
 
 
