@@ -142,7 +142,7 @@ class Secondary:
         replica = self.replica
         if replica is None or replica._apply_lock._is_owned():  # type: ignore[attr-defined]
             return
-        while self.sim.chance(0.4):
+        while self.sim.chance(0.85):
             following = self.history.changes[replica.applied.lsn + 1 :][:1]
             if not following or following[0][0] not in ("write", "zero") or not replica.step():
                 return
