@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
@@ -23,6 +24,7 @@ from slackwater.runtime.lifecycle import Service, run_service
 from slackwater.storage.real import RealStorage
 from slackwater.v1 import primary_pb2_grpc
 
+CALL_THREADS = 32
 SERVICE = "slackwater.v1.PrimaryService"
 
 
@@ -45,6 +47,7 @@ class Primary:
             SystemClock(),
             int(config.window_bytes),
             log,
+            writeback_tcp=config.nbd_writeback_tcp,
         )
         tls = service.certificates
         self._nbd = Server(
@@ -117,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data.close()
 
     async def assemble(service: Service) -> None:
+        # Writers that wait for the log must not keep status and administration from a thread.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CALL_THREADS))
         Primary(service, config, held[0]).add_parts()
 
     return run_service("primary", config, assemble, lock)

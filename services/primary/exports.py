@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 
+from services.primary.uses import VolumeUses
 from slackwater import record
 from slackwater.errors import NoSpace, SlackwaterError
 from slackwater.extent import Extent
@@ -25,7 +26,7 @@ class VolumeExport:
     # A flush covers every answered write of the group, whatever connection it came on (D7).
     multi_conn = True
 
-    def __init__(self, group: str, writer: GroupWriter, volume: Volume) -> None:
+    def __init__(self, group: str, writer: GroupWriter, volume: Volume, uses: VolumeUses) -> None:
         """Export ``volume`` as ``groups/<group>/volumes/<volume>``."""
         self.name = f"groups/{group}/volumes/{volume.name}"
         self.description = f"volume {volume.name} of group {group}, Primary"
@@ -33,6 +34,7 @@ class VolumeExport:
         self.size = volume.size
         self._writer = writer
         self._volume = volume
+        self._uses = uses
 
     def submit(self, batch: Batch) -> None:
         """Serve the reads, then commit what changes the volume, as few times as sizes allow."""
@@ -73,7 +75,8 @@ class VolumeExport:
 
     def _commit(self, waiting: list[Request], changes: list[Change], *, sync: bool) -> None:
         try:
-            self._writer.submit(changes, sync=sync)
+            with self._uses.use(self._volume):
+                self._writer.submit(changes, sync=sync)
         except NoSpace:
             _refuse(waiting, errno.ENOSPC)
         except SlackwaterError:

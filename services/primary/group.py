@@ -9,14 +9,21 @@ import structlog
 from services.primary.links import PrimaryLink
 from services.primary.messages import MessageDesk
 from services.primary.senders import SenderPool
+from services.primary.uses import VolumeUses
 from slackwater import names
-from slackwater.errors import AlreadyExists, FailedPrecondition, GroupFailed, NotFound
+from slackwater.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    GroupFailed,
+    NotFound,
+    SlackwaterError,
+)
 from slackwater.group.changes import VolumeSet
 from slackwater.group.opening import OpenGroup
 from slackwater.group.rows import LinkRow
 from slackwater.group.volume import Volume
 from slackwater.link.actions import LinkState
-from slackwater.log.marks import GroupMarks, SharedMarks
+from slackwater.log.marks import GroupMarks, LinkMarks, SharedMarks
 from slackwater.runtime.events import EventHub
 from slackwater.storage.seam import Storage
 
@@ -49,6 +56,9 @@ class PrimaryGroup:
         self.volumes = VolumeSet(shared.storage, group.directory, group.writer)
         self.links: dict[str, PrimaryLink] = {}
         self.marks = marks
+        self.uses = VolumeUses()
+        self._users = 1
+        self._users_lock = threading.Lock()
         self._shared = shared
         self._stop = threading.Event()
         self._failure_told = False
@@ -56,7 +66,7 @@ class PrimaryGroup:
         self.writer.log_pressure = self._let_go
         self.messages = MessageDesk(self, shared.events)
         for row in self.database.links():
-            self._start_link(row)
+            self._start_link(row, self._new_slot())
         self._thread = threading.Thread(
             target=self._maintain, name=f"maintain-{self.name}", daemon=True
         )
@@ -117,7 +127,8 @@ class PrimaryGroup:
         """Remove a volume and tell the senders; see `VolumeSet.remove`.
 
         Raises:
-            FailedPrecondition: a link is being synchronised; its regions name the volume.
+            FailedPrecondition: a link is being synchronised, whose regions name the volume; or
+                somebody writes to the volume.
         """
         for link in self.links.values():
             if link.status.state == LinkState.SYNCING.value:
@@ -126,8 +137,18 @@ class PrimaryGroup:
                     f"link {link.name!r} is being synchronised, which reads every volume",
                     f"Wait until it is done: slackwater link get {self.name}/{link.name}",
                 )
-        self.volumes.remove(name)
+        volume = self.volumes.by_name(name)
+        with self.uses.removal(volume, lambda: self._is_kept(volume)):
+            self.volumes.remove(name)
         self._volumes_changed()
+
+    def _is_kept(self, volume: Volume) -> bool:
+        """Tell whether a removal that failed left no record of it; if in doubt, it did."""
+        try:
+            self.writer.settle_rows()
+        except SlackwaterError:
+            return False
+        return volume.id in self.writer.volumes
 
     def _volumes_changed(self) -> None:
         for link in self.links.values():
@@ -169,10 +190,15 @@ class PrimaryGroup:
             sync_id="",
             created_ns=now_ns,
         )
-        self.database.add_link(row)
-        return self._start_link(row)
+        marks = self._new_slot()
+        try:
+            self.database.add_link(row)
+        except BaseException:
+            self._shared.marks.release(marks)
+            raise
+        return self._start_link(row, marks)
 
-    def _start_link(self, row: LinkRow) -> PrimaryLink:
+    def _new_slot(self) -> LinkMarks:
         marks = self._shared.marks.new_link()
         if marks is None:
             raise FailedPrecondition(
@@ -180,6 +206,9 @@ class PrimaryGroup:
                 "this service carries as many links as it can",
                 "Delete a link that is not needed",
             )
+        return marks
+
+    def _start_link(self, row: LinkRow, marks: LinkMarks) -> PrimaryLink:
         link = PrimaryLink(
             self.open,
             row,
@@ -189,9 +218,12 @@ class PrimaryGroup:
             self._shared.window_bytes,
             self._link_event,
         )
+        link.admin = self.admin
         link.on_verdict(self.messages.verdict_came)
         link.on_jump(self.messages.sync_jumped)
         self.links[row.name] = link
+        with self._users_lock:
+            self._users += 1
         link.sender.carry(link)
         return link
 
@@ -204,40 +236,37 @@ class PrimaryGroup:
     ) -> PrimaryLink:
         """Do what an operator asks of a link."""
         link = self.link(name)
-        if endpoint is not None:
-            link.endpoint = endpoint
-            link.operate("endpoint", endpoint=endpoint)
-        if paused is not None:
-            link.paused = paused
-            link.operate("pause" if paused else "retry")
-        row = self.database.link(name)
-        self.database.set_link_settings(
-            name, endpoint=link.endpoint, paused=link.paused, settings=row.settings
-        )
-        if discard:
-            link.operate("discard")
-        elif retry:
-            link.operate("retry")
+        link.update(endpoint=endpoint, paused=paused, retry=retry, discard=discard)
         return link
 
     def remove_link(self, name: str) -> None:
         """Detach a Secondary; what is pending on the link ends as LINK_DETACHED (C16)."""
         link = self.link(name)
-        self.messages.link_detached(name)
-        self.database.remove_link(name)
+        with link.ending():
+            self.messages.link_detached(name)
+            self.database.remove_link(name)
         del self.links[name]
-        link.sender.drop(link.key, lambda: self._shared.marks.release(link.marks))
-        self.writer.trim()
+
+        def stopped() -> None:
+            self._shared.marks.release(link.marks)
+            self._leave()
+
+        link.sender.drop(link.key, stopped)
 
     # -- end ----------------------------------------------------------------------------------
 
-    def stop_links(self) -> None:
-        """Let the senders stop carrying this group's links; nothing is forgotten."""
-        for link in self.links.values():
-            link.sender.drop(link.key, lambda: None)
+    def _leave(self) -> None:
+        """Give the group's slot back when nobody looks at it any more, here or in a sender."""
+        with self._users_lock:
+            self._users -= 1
+            if not self._users:
+                self._shared.marks.release(self.marks)
 
     def close(self) -> None:
         """Stop, and close the group in order."""
         self._stop.set()
         self._thread.join()
-        self.open.close(clean=self.failure is None)
+        try:
+            self.open.close(clean=self.failure is None)
+        finally:
+            self._leave()

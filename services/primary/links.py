@@ -2,35 +2,28 @@
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
+from services.primary.reports import LinkStatus, verdict_row
 from services.primary.sender import control
 from services.primary.senders import SenderProcess
+from slackwater.errors import NoSpace, NotFound
+from slackwater.group.holds import FULL
 from slackwater.group.opening import OpenGroup
-from slackwater.group.rows import LinkRow, VerdictRow
+from slackwater.group.rows import LinkRow
 from slackwater.link.actions import LinkState
+from slackwater.link.settings import STANDING_STILL
 from slackwater.log.marks import GroupMarks, LinkMarks
-from slackwater.position import LogPoint, Position
-from slackwater.v1 import common_pb2, replication_pb2
+from slackwater.position import LogPoint
+from slackwater.v1 import replication_pb2
 
 ACKED_STORE_SECONDS = 1.0
 """The acked position in group.db may be this old: it is a floor, and only grows (D16)."""
 
-
-@dataclass
-class LinkStatus:
-    """What the sender last said."""
-
-    state: str
-    reason: str
-    replica_state: int = 0
-    secondary_log: tuple[int, int] = (0, 0)
-    diverged: Position | None = None
-    lag_seconds: float = 0.0
-    connected: bool = False
-    heard_at: float = field(default_factory=time.monotonic)
+_STANDING_STILL = frozenset(state.value for state in STANDING_STILL)
 
 
 class PrimaryLink:
@@ -58,7 +51,8 @@ class PrimaryLink:
             event: told (link, kind, text) of what operators want to know.
         """
         self.name = row.name
-        self.key = f"{group.identity.name}/{row.name}"
+        # Unlike the name, no later link has the same: what is still on its way finds nobody.
+        self.key = f"{group.identity.name}/{row.name}/{row.uid}"
         self.endpoint = row.endpoint
         self.paused = row.paused
         self.status = LinkStatus(row.state, row.reason)
@@ -79,6 +73,9 @@ class PrimaryLink:
         self._acked_at = 0.0
         self._sync_lsn = int(row.settings.get("sync_lsn", 0))
         self._jumped: Callable[[str, int], None] = lambda _link, _lsn: None
+        self.admin: AbstractContextManager[object] = nullcontext()
+        """Held while the group's volumes change; the group puts its lock here."""
+        self._is_over = False
         self._verdicts: Callable[[str], None] = lambda _message_id: None
         marks.acked_offset = self._hold
         marks.acked_lsn = row.acked.position.lsn if row.acked is not None else 0
@@ -101,25 +98,37 @@ class PrimaryLink:
                 return None
             return max(self._hold, self.marks.acked_offset)
 
+    def lag_seconds(self) -> float:
+        """Age of the oldest record that the Secondary does not hold; 0 if it holds all.
+
+        A sender that hangs, or is away, lets it grow.
+        """
+        if self.marks.acked_lsn >= self._group.writer.log.durable.position.lsn:
+            return 0.0
+        heard = max(self.status.heard_at, self.marks.last_ack_time_ns / 1e9)
+        return self.status.lag_seconds + max(time.time() - heard, 0.0)
+
     @property
     def is_dirty(self) -> bool:
         """Tell whether the log has let go of the link."""
         return self._dirty
 
     def let_go(self, reason: str) -> None:
-        """Make the link DIRTY, durably, so that the log may be trimmed past it (D26)."""
+        """Make the link DIRTY, durably, so that the log may be trimmed past it (D26).
+
+        Raises:
+            NoSpace: group.db is full; nothing was let go.
+            GroupFailed: group.db failed (D3).
+        """
         with self._lock:
             if self._dirty:
                 return
             row = self._row()
-            self._group.writer.database.store_link(
-                self.name,
-                state=row.state if _stands_still(row.state) else LinkState.DIRTY.value,
+            self._store_row(
+                row,
+                state=row.state if row.state in _STANDING_STILL else LinkState.DIRTY.value,
                 reason=reason,
                 dirty=True,
-                sync_id=row.sync_id,
-                discard=row.discard,
-                forget_acked=False,
             )
             self._dirty = True
             self._generation += 1
@@ -130,17 +139,54 @@ class PrimaryLink:
         self._event(self.name, "LINK_DIRTY", reason)
 
     def _row(self) -> LinkRow:
+        if self._is_over:
+            raise NotFound("link", self.name, "It was deleted")
         return self._group.writer.database.link(self.name)
+
+    def _store_row(
+        self, row: LinkRow, *, state: str, reason: str, dirty: bool, discard: bool = False
+    ) -> None:
+        """Note a transition that is made on this side, under the lock."""
+        with self._durably():
+            self._group.writer.database.store_link(
+                self.name,
+                state=state,
+                reason=reason,
+                dirty=dirty,
+                sync_id=row.sync_id,
+                discard=discard or row.discard,
+                forget_acked=False,
+            )
+
+    @contextmanager
+    def _durably(self) -> Iterator[None]:
+        """Write to group.db in the body: full is said, anything worse fails the group (D3)."""
+        try:
+            yield
+        except OSError as error:
+            name = self._group.identity.name
+            if error.errno in FULL:
+                raise NoSpace(
+                    f"group.db of group {name!r}", "Free space; it goes on by itself"
+                ) from error
+            raise self._group.writer.committer.fail(str(error)) from error
 
     # -- what the sender needs ----------------------------------------------------------------
 
     def specification(self) -> control.Message:
         """Return what the sender must know to carry the link."""
-        row = self._row()
+        with self._lock:
+            row, generation = self._row(), self._generation
+        state, reason = row.state, row.reason
+        if self.paused:
+            state, reason = LinkState.PAUSED.value, "paused by the operator"
+        elif state == LinkState.PAUSED.value:
+            state, reason = LinkState.CONNECTING.value, ""
         settings = self._group.settings
         identity = self._group.identity
         return {
             "key": self.key,
+            "generation": generation,
             "endpoint": self.endpoint,
             "group_slot": self._group_marks.index,
             "link_slot": self.marks.index,
@@ -153,8 +199,8 @@ class PrimaryLink:
                 "log_bytes": settings.log.log_bytes,
             },
             "row": {
-                "state": row.state,
-                "reason": row.reason,
+                "state": state,
+                "reason": reason,
                 "dirty": row.dirty,
                 "sync_id": row.sync_id,
                 "acked": None if row.acked is None else control.position_json(row.acked.position),
@@ -203,29 +249,41 @@ class PrimaryLink:
             point = None if found is None else control.point_json(found)
             return {"point": point, "oldest_lsn": oldest_lsn}
         if what == "sync_point":
-            with self._lock:
-                point_now = writer.committer.in_volumes
-                # Held from now on, before the sender is told, so that it is not trimmed meanwhile.
-                self._hold = point_now.offset
-                self.marks.acked_offset = point_now.offset
-                self._dirty = False
-            return {"point": control.point_json(point_now), "volumes": self.volumes()}
+            return self._sync_point()
         return self._store(message)
+
+    def _sync_point(self) -> control.Message:
+        """Name the place where a sync's stream begins, and the volumes there are at that place."""
+        writer = self._group.writer
+        with self.admin:
+            # A volume whose record lies before the point must be among the volumes, or gone.
+            writer.settle_rows()
+            with self._lock:
+                point = writer.committer.in_volumes
+                # Held from now on, before the sender is told, so that it is not trimmed meanwhile.
+                self._hold = point.offset
+                self.marks.acked_offset = point.offset
+                self._dirty = False
+            # At once, not with the sender's next news: from now on every volume is needed.
+            self.status = replace(self.status, state=LinkState.SYNCING.value)
+            return {"point": control.point_json(point), "volumes": self.volumes()}
 
     def _store(self, message: control.Message) -> control.Message:
         with self._lock:
             # The log may have let go of the link while this was on its way: that stands.
             stale = message["generation"] < self._generation
             dirty = message["dirty"] or (stale and self._dirty)
-            self._group.writer.database.store_link(
-                self.name,
-                state=message["state"],
-                reason=message["reason"],
-                dirty=dirty,
-                sync_id=message["sync_id"],
-                discard=message["discard"],
-                forget_acked=message["forget_acked"],
-            )
+            self._row()  # not of a link that was deleted meanwhile
+            with self._durably():
+                self._group.writer.database.store_link(
+                    self.name,
+                    state=message["state"],
+                    reason=message["reason"],
+                    dirty=dirty,
+                    sync_id=message["sync_id"],
+                    discard=message["discard"],
+                    forget_acked=message["forget_acked"],
+                )
             self._dirty = dirty
             if message["forget_acked"]:
                 self.acked = self._acked_stored = None
@@ -248,25 +306,27 @@ class PrimaryLink:
         """Remember durably where the running sync's stream begins; 0: none runs."""
         self._sync_lsn = lsn
         row = self._row()
-        self._group.writer.database.set_link_settings(
-            self.name,
-            endpoint=row.endpoint,
-            paused=row.paused,
-            settings={**row.settings, "sync_lsn": lsn},
-        )
+        self._set_settings(row, settings={**row.settings, "sync_lsn": lsn})
+
+    def _set_settings(
+        self,
+        row: LinkRow,
+        *,
+        endpoint: str | None = None,
+        paused: bool | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        with self._durably():
+            self._group.writer.database.set_link_settings(
+                self.name,
+                endpoint=row.endpoint if endpoint is None else endpoint,
+                paused=row.paused if paused is None else paused,
+                settings=row.settings if settings is None else settings,
+            )
 
     def _note_status(self, message: control.Message) -> None:
         before = self.status.state
-        diverged = message["diverged"]
-        self.status = LinkStatus(
-            message["state"],
-            message["reason"],
-            message["replica_state"],
-            (message["secondary_log"][0], message["secondary_log"][1]),
-            None if diverged is None else control.json_position(diverged),
-            message["lag_seconds"],
-            message["connected"],
-        )
+        self.status = LinkStatus.of(message)
         if self.status.state != before:
             self._event(
                 self.name, "LINK_STATE_CHANGED", f"{self.status.state} {self.status.reason}"
@@ -283,13 +343,17 @@ class PrimaryLink:
             is_due = now - self._acked_at >= ACKED_STORE_SECONDS
             if self._dirty or acked is None or acked == self._acked_stored or not is_due:
                 return
-            self._group.writer.database.set_link_acked(self.name, acked)
+            with self._durably():
+                self._group.writer.database.set_link_acked(self.name, acked)
             self._acked_stored, self._acked_at = acked, now
 
     def _take_verdict(self, message: control.Message) -> control.Message:
         report = replication_pb2.VerdictReport.FromString(bytes.fromhex(message["report"]))
         verdict = verdict_row(self.name, report)
-        self._group.writer.database.add_verdict(verdict)
+        with self._lock:
+            self._row()  # what was pending on a link that was deleted has its last verdict
+            with self._durably():
+                self._group.writer.database.add_verdict(verdict)
         self._verdicts(verdict.message_id)
         return {"do": "verdict_stored", "key": self.key, "sequence": report.sequence}
 
@@ -299,28 +363,36 @@ class PrimaryLink:
         """Pass an operator's wish on: pause, retry, discard or endpoint."""
         self.sender.tell({"do": operation, "key": self.key, **arguments})
 
+    def update(
+        self, *, endpoint: str | None, paused: bool | None, retry: bool, discard: bool
+    ) -> None:
+        """Do what an operator asks: durably first, so that a sender being restarted learns it."""
+        with self._lock:
+            row = self._row()
+            resumed = paused is False and self.paused
+            self._set_settings(row, endpoint=endpoint, paused=paused)
+            leaves = retry or discard or resumed
+            if leaves and row.state in _STANDING_STILL and row.state != LinkState.DETACHED.value:
+                state = LinkState.DIRTY if row.dirty else LinkState.CONNECTING
+                self._store_row(row, state=state.value, reason="", dirty=row.dirty, discard=discard)
+            self.endpoint = row.endpoint if endpoint is None else endpoint
+            self.paused = row.paused if paused is None else paused
+        if endpoint is not None:
+            self.operate("endpoint", endpoint=endpoint)
+        if paused:
+            self.operate("pause")
+        elif discard:
+            self.operate("discard")
+        elif retry or resumed:
+            self.operate("retry")
 
-def _stands_still(state: str) -> bool:
-    return state in {
-        LinkState.PAUSED.value,
-        LinkState.DIVERGED.value,
-        LinkState.FAILED.value,
-        LinkState.DETACHED.value,
-    }
-
-
-def verdict_row(link: str, report: replication_pb2.VerdictReport) -> VerdictRow:
-    """Return the row of a verdict that came back on a link."""
-    name = common_pb2.VerdictState.Name(report.state).removeprefix("VERDICT_STATE_")
-    return VerdictRow(
-        sequence=0,
-        message_id=report.message_id,
-        link=link,
-        source=report.sequence,
-        lsn=report.lsn,
-        state=name,
-        detail={"detail": report.detail.SerializeToString().hex()},
-        time_ns=time.time_ns(),
-        final=report.state >= common_pb2.VERDICT_STATE_UNFROZEN,
-        confirmed=True,
-    )
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Let the body remove the link's row; nothing its sender still says comes after it."""
+        with self._lock:
+            self._is_over = True
+        try:
+            yield
+        except BaseException:
+            self._is_over = False
+            raise

@@ -1,15 +1,17 @@
 """PrimaryService: application names, messages, and looking at the log."""
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from services.primary import translate
+from services.primary.checks import check_known
 from services.primary.group import PrimaryGroup
 from services.primary.node import PrimaryNode
+from services.primary.once import once
 from slackwater import names
 from slackwater.errors import InvalidRequest, OutOfRange
 from slackwater.ibc.messages import (
@@ -21,18 +23,15 @@ from slackwater.ibc.messages import (
 )
 from slackwater.log.reader import LogReader, Trimmed
 from slackwater.runtime import wire
-from slackwater.runtime.calls import check_request_id, in_thread, page
+from slackwater.runtime.calls import in_thread, newest_first, page
 from slackwater.storage.real import RealStorage
-from slackwater.v1 import common_pb2, primary_pb2_grpc, record_pb2
+from slackwater.v1 import common_pb2, primary_pb2_grpc, record_pb2, resources_pb2
 from slackwater.v1 import primary_pb2 as api
 
 FENCE_SECONDS = 1.0
 FENCE_LIMIT_SECONDS = 60.0
 LOG_BYTES = 1 << 20
 Context = grpc.aio.ServicerContext[Any, Any]
-P = ParamSpec("P")
-T = TypeVar("T")
-M = TypeVar("M", bound=Message)
 
 
 class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
@@ -49,12 +48,14 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
         self, request: api.PrimaryServiceRegisterApplicationRequest, context: Context
     ) -> api.PrimaryServiceRegisterApplicationResponse:
         """Register a name for sending."""
-        check_request_id(request.request_id)
         group = self._group("group", request.group)
-        row = await in_thread(self._serialised, group, group.messages.register, request.application)
-        return api.PrimaryServiceRegisterApplicationResponse(
-            application=translate.application(group.name, row)
-        )
+        kind = api.PrimaryServiceRegisterApplicationResponse
+
+        def change() -> api.PrimaryServiceRegisterApplicationResponse:
+            row = group.messages.register(request.application)
+            return kind(application=translate.application(group.name, row))
+
+        return await once(group, request, kind, change)
 
     async def UnregisterApplication(
         self, request: api.PrimaryServiceUnregisterApplicationRequest, context: Context
@@ -62,12 +63,12 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
         """Take a name back."""
         group = self._group("group", request.group)
         kind = api.PrimaryServiceUnregisterApplicationResponse
-        known = self._known(group, "UnregisterApplication", request.request_id, kind)
-        if known is None:
-            known = kind()
-            await in_thread(self._serialised, group, group.messages.unregister, request.application)
-            await self._remember(group, "UnregisterApplication", request.request_id, known)
-        return known
+
+        def change() -> api.PrimaryServiceUnregisterApplicationResponse:
+            group.messages.unregister(request.application)
+            return kind()
+
+        return await once(group, request, kind, change)
 
     async def ListApplications(
         self, request: api.PrimaryServiceListApplicationsRequest, context: Context
@@ -75,7 +76,7 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
         """List the registered names of a group."""
         group = self._group("group", request.group)
         rows, token = page(
-            group.database.applications(),
+            await in_thread(group.database.applications),
             lambda row: row.name,
             request.page_size,
             request.page_token,
@@ -104,13 +105,20 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
                 "behaviour: SNAPSHOT comes with a later release; use FREEZE and take a snapshot"
                 " while frozen",
             )
+        check_known("behaviour", request.behaviour, common_pb2.MessageBehaviour.values())
         send, record = self._message(request)
         fence = self._fence(request)
-        sent = await in_thread(group.messages.send, send, record, fence)
-        answer = api.SendMessageResponse(message=translate.message(group, sent.row, with_body=True))
-        if answer.message.fenced:
-            answer.fence_held.CopyFrom(answer.message.fence_held)
-        return answer
+
+        def place() -> api.SendMessageResponse:
+            sent = group.messages.send(send, record, fence)
+            answer = api.SendMessageResponse(
+                message=translate.message(group, sent.row, with_body=True)
+            )
+            if answer.message.fenced:
+                answer.fence_held.CopyFrom(answer.message.fence_held)
+            return answer
+
+        return await in_thread(place)
 
     def _message(self, request: api.SendMessageRequest) -> tuple[Send, record_pb2.IbcMessage]:
         body = request.text.encode() if request.WhichOneof("body") == "text" else request.data
@@ -160,22 +168,26 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
         """Return one message with its body and verdicts."""
         owner, message_id = names.child("name", request.name, "messages")
         group = self._node.group(owner)
-        row = group.database.message(message_id)
-        return api.GetMessageResponse(message=translate.message(group, row, with_body=True))
+
+        def look() -> resources_pb2.Message:
+            return translate.message(group, group.database.message(message_id), with_body=True)
+
+        return api.GetMessageResponse(message=await in_thread(look))
 
     async def ListMessages(
         self, request: api.PrimaryServiceListMessagesRequest, context: Context
     ) -> api.PrimaryServiceListMessagesResponse:
         """List the messages of a group, newest first, without bodies."""
         group = self._group("group", request.group)
+        return await in_thread(self._list_messages, group, request)
+
+    def _list_messages(
+        self, group: PrimaryGroup, request: api.PrimaryServiceListMessagesRequest
+    ) -> api.PrimaryServiceListMessagesResponse:
         rows = group.messages.pending() if request.pending_only else group.messages.all()
-        wanted = [
-            row for row in rows if not request.application or row.application == request.application
-        ]
-        # Newest first: the key counts down.
         chosen, token = page(
-            wanted,
-            lambda row: f"{(1 << 64) - row.position.lsn:020d}",
+            [one for one in rows if request.application in ("", one.application)],
+            lambda row: newest_first(row.position.lsn),
             request.page_size,
             request.page_token,
         )
@@ -190,10 +202,13 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
         owner, message_id = names.child("name", request.name, "messages")
         group = self._node.group(owner)
         last: api.WatchMessageResponse | None = None
+
+        def look() -> resources_pb2.Message:
+            return translate.message(group, group.database.message(message_id))
+
         with self._node.events.subscribe() as subscription:
             while True:
-                row = group.database.message(message_id)
-                now = api.WatchMessageResponse(message=translate.message(group, row))
+                now = api.WatchMessageResponse(message=await in_thread(look))
                 if now != last:
                     last = now
                     yield now
@@ -262,26 +277,6 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
 
     def _group(self, field: str, name: str) -> PrimaryGroup:
         return self._node.group(names.group(field, name))
-
-    def _serialised(
-        self, group: PrimaryGroup, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run administrative changes of a group one after the other."""
-        with group.admin:
-            return function(*args, **kwargs)
-
-    def _known(self, group: PrimaryGroup, method: str, request_id: str, kind: type[M]) -> M | None:
-        check_request_id(request_id)
-        data = group.database.remembered(request_id, method) if request_id else None
-        return None if data is None else kind.FromString(data)
-
-    async def _remember(
-        self, group: PrimaryGroup, method: str, request_id: str, answer: Message
-    ) -> None:
-        if request_id:
-            now = group.writer.clock.time_ns()
-            data = answer.SerializeToString()
-            await in_thread(group.database.remember, request_id, method, data, now)
 
 
 def _seconds(request: Message, field: str, default: float) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from slackwater.errors import FailedPrecondition
 from slackwater.group.changes import SentMessage, send_message
 from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
-from slackwater.ibc.messages import Send, VerdictState, check_send
+from slackwater.ibc.messages import Behaviour, Send, VerdictState, check_send
 from slackwater.ibc.names import Application, Applications
 from slackwater.runtime.events import EventHub
 from slackwater.v1 import common_pb2, record_pb2
@@ -27,6 +27,7 @@ class MessageDesk:
         """Serve a group."""
         self._group = group
         self._events = events
+        self.sent_total = dict.fromkeys(Behaviour, 0)
         self._sending = threading.Lock()
 
     # -- names --------------------------------------------------------------------------------
@@ -80,6 +81,7 @@ class MessageDesk:
             message.links.extend(links)
             message.message_id = str(uuid.uuid4())
             sent = send_message(self._group.writer, message, fence_timeout=fence)
+            self.sent_total[send.behaviour] += 1
         self._events.publish(self.resource(sent.row.id), "MESSAGE_SENT", f"at {sent.row.position}")
         return sent
 

@@ -4,7 +4,6 @@ States are labels, times are timestamps, and a sender's figures come from the sh
 stand still, and lag grows, when a sender hangs.
 """
 
-import time
 from collections.abc import Callable, Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -114,7 +113,7 @@ _LINK_GAUGES: dict[str, tuple[str, LinkValue]] = {
     ),
     "slackwater_link_lag_seconds": (
         "Age of the oldest record that the Secondary does not hold; 0 if it holds all.",
-        lambda link, group: lag_seconds(link, group),
+        lambda link, _group: link.lag_seconds(),
     ),
     "slackwater_link_inflight_bytes": (
         "Bytes sent and not yet acked.",
@@ -137,13 +136,6 @@ _LINK_GAUGES: dict[str, tuple[str, LinkValue]] = {
         lambda link, _group: link.marks.regions_done_bytes,
     ),
 }
-
-
-def lag_seconds(link: PrimaryLink, group: PrimaryGroup) -> float:
-    """Return the link's lag; a sender that hangs, or is away, lets it grow."""
-    if link.marks.acked_lsn >= group.writer.log.durable.position.lsn:
-        return 0.0
-    return link.status.lag_seconds + (time.monotonic() - link.status.heard_at)
 
 
 def collect(node: PrimaryNode) -> Iterable[Metric]:
@@ -183,12 +175,25 @@ def collect(node: PrimaryNode) -> Iterable[Metric]:
         _GROUP,
         [([group.name], group.writer.fence_seconds) for group in groups],
     )
+    yield _messages(groups)
     broken = GaugeMetricFamily(
         "slackwater_primary_groups_broken", "Groups that could not be opened."
     )
     broken.add_metric([], len(node.broken))
     yield broken
     yield from nbd.families(node.server)
+
+
+def _messages(groups: list[PrimaryGroup]) -> Metric:
+    family = CounterMetricFamily(
+        "slackwater_ibc_messages",
+        "Messages placed in the stream.",
+        labels=[*_GROUP, "behaviour"],
+    )
+    for group in groups:
+        for behaviour, count in group.messages.sent_total.items():
+            family.add_metric([group.name, behaviour.value.lower()], count)
+    return family
 
 
 def _states(links: list[tuple[PrimaryGroup, PrimaryLink]]) -> Metric:

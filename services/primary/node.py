@@ -21,7 +21,7 @@ from slackwater.errors import (
 )
 from slackwater.group.database import GroupDatabase
 from slackwater.group.directory import DataDirectory, GroupDirectory
-from slackwater.group.opening import GroupSettings, create_group, open_group
+from slackwater.group.opening import GroupSettings, OpenGroup, create_group, open_group
 from slackwater.group.rows import PRIMARY
 from slackwater.log.marks import GroupMarks, SharedMarks
 from slackwater.nbd.connection import Access
@@ -55,6 +55,8 @@ class PrimaryNode:
         clock: Clock,
         window_bytes: int,
         log: structlog.BoundLogger,
+        *,
+        writeback_tcp: bool = False,
     ) -> None:
         """Hold no group yet; `open_all` opens what the data directory has."""
         self.events = EventHub()
@@ -67,6 +69,7 @@ class PrimaryNode:
         self._clock = clock
         self._marks = marks
         self._log = log
+        self._writeback_tcp = writeback_tcp
         self._admin = threading.Lock()
         self._shared = Shared(storage, marks, senders, self.events, window_bytes, log)
 
@@ -92,7 +95,7 @@ class PrimaryNode:
 
     def _open(self, directory: GroupDirectory) -> None:
         try:
-            self._start(directory)
+            self._start(directory, self._new_slot())
         except (SlackwaterError, OSError) as error:
             self._set_aside(directory.name, error)
         finally:
@@ -103,7 +106,7 @@ class PrimaryNode:
         self._log.error("group not opened", group=name, reason=known.reason, error=str(known))
         self.broken[name] = BrokenGroup(name, known)
 
-    def _start(self, directory: GroupDirectory) -> PrimaryGroup:
+    def _new_slot(self) -> GroupMarks:
         marks = self._marks.new_group()
         if marks is None:
             raise FailedPrecondition(
@@ -111,23 +114,31 @@ class PrimaryNode:
                 f"this service holds {GROUPS_LIMIT} groups",
                 "Make the group on another site",
             )
+        return marks
+
+    def _start(self, directory: GroupDirectory, marks: GroupMarks) -> PrimaryGroup:
         try:
-            opened = open_group(
-                self._storage,
-                directory,
-                self._clock,
-                marks=marks,
-                wake=lambda: self._wake(marks),
-            )
+            group, opened = self._recover(directory, marks)
         except BaseException:
             self._marks.release(marks)
             raise
-        group = PrimaryGroup(opened, marks, self._shared)
         self.groups[directory.name] = group
         self._log.info(
             "group opened", group=directory.name, replayed_records=opened.replayed_records
         )
         return group
+
+    def _recover(
+        self, directory: GroupDirectory, marks: GroupMarks
+    ) -> tuple[PrimaryGroup, OpenGroup]:
+        opened = open_group(
+            self._storage, directory, self._clock, marks=marks, wake=lambda: self._wake(marks)
+        )
+        try:
+            return PrimaryGroup(opened, marks, self._shared), opened
+        except BaseException:
+            opened.close(clean=False)
+            raise
 
     def _wake(self, marks: GroupMarks) -> None:
         if marks.sleepers:
@@ -165,10 +176,15 @@ class PrimaryNode:
             AlreadyExists: the name is taken, by a group or a replica.
         """
         with self._admin:
-            directory = create_group(
-                self._storage, self._data, name, uuid.uuid4(), settings, self._clock
-            )
-            return self._start(directory)
+            marks = self._new_slot()
+            try:
+                directory = create_group(
+                    self._storage, self._data, name, uuid.uuid4(), settings, self._clock
+                )
+            except BaseException:
+                self._marks.release(marks)
+                raise
+            return self._start(directory, marks)
 
     def check_delete(self, group: PrimaryGroup) -> list[str]:
         """Say what deleting a group would lose.
@@ -183,7 +199,7 @@ class PrimaryNode:
                 f"group {group.name!r} has the link {first!r}",
                 f"Detach it first: slackwater link detach {group.name}/{first}",
             )
-        self.check_unused(f"groups/{group.name}/volumes/")
+        self.check_unused(group=f"groups/{group.name}")
         losses = [
             f"volume {volume.name!r} with {volume.size} bytes"
             for volume in group.writer.volumes.values()
@@ -194,9 +210,13 @@ class PrimaryNode:
         """Remove a group with all it holds."""
         with self._admin:
             losses = self.check_delete(group)
-            del self.groups[group.name]
+            del self.groups[group.name]  # from now on nobody opens an export of it
+            try:
+                self.check_delete(group)
+            except BaseException:
+                self.groups[group.name] = group
+                raise
             group.close()
-            self._marks.release(group.marks)
             self._data.remove_group(group.name)
             return losses
 
@@ -210,37 +230,50 @@ class PrimaryNode:
     def _listing(self) -> Iterable[Listing]:
         for group in list(self.groups.values()):
             for volume in list(group.writer.volumes.values()):
-                export = VolumeExport(group.name, group.writer, volume)
+                export = VolumeExport(group.name, group.writer, volume, group.uses)
                 yield Listing(export.name, export.description)
 
     def _export(self, name: str, peer: Peer) -> VolumeExport:
-        del peer
         parts = name.split("/")
         if len(parts) != 4 or parts[0] != "groups" or parts[2] != "volumes":
             raise NotFound("export", name, "Names have the form groups/<group>/volumes/<volume>")
         group = self.group(parts[1])
-        return VolumeExport(group.name, group.writer, group.volumes.by_name(parts[3]))
+        if group.writer.committer.writeback and not (peer.is_local or self._writeback_tcp):
+            raise FailedPrecondition(
+                "WRITEBACK_OVER_TCP",
+                f"group {group.name!r} answers before its log is synced, and a client on another"
+                " machine would not learn of what a crash of this one loses (D7)",
+                "Use the unix socket, or start the service with --nbd-writeback-tcp",
+            )
+        volume = group.volumes.by_name(parts[3])
+        return VolumeExport(group.name, group.writer, volume, group.uses)
 
-    def connections(self, prefix: str) -> int:
-        """Return how many NBD clients use exports whose name begins so."""
+    def connections(self, *, group: str = "", volume: str = "") -> int:
+        """Return how many NBD clients use a volume, or any volume of a group, by resource name."""
         if self.server is None:
             return 0
-        return sum(1 for name in self.server.export_names() if name.startswith(prefix))
+        names = self.server.export_names()
+        return sum(
+            1 for name in names if name == volume or (group and name.startswith(f"{group}/"))
+        )
 
-    def check_unused(self, prefix: str) -> None:
-        """Refuse while an NBD client is connected to an export whose name begins so."""
-        used = self.connections(prefix)
+    def check_unused(self, *, group: str = "", volume: str = "") -> None:
+        """Refuse while an NBD client uses a volume, or any volume of a group."""
+        used = self.connections(group=group, volume=volume)
         if used:
             raise FailedPrecondition(
                 "EXPORT_IN_USE",
-                f"{used} NBD client(s) use {prefix.rstrip('/')}",
+                f"{used} NBD client(s) use {volume or group}",
                 "Disconnect them first",
             )
 
     # -- end ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close every group in order."""
-        for group in self.groups.values():
-            group.close()
+        """Close every group in order; one that cannot be closed cleanly is recovered next time."""
+        for group in list(self.groups.values()):
+            try:
+                group.close()
+            except (SlackwaterError, OSError) as error:
+                self._log.error("group not closed cleanly", group=group.name, error=str(error))
         self.groups.clear()

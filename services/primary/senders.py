@@ -10,15 +10,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
 
 from services.primary.sender import control
+from slackwater.errors import SlackwaterError
 from slackwater.log.marks import SharedMarks
 from slackwater.runtime.tls import TlsFiles
 
 RESTART_SECONDS = 0.5
+END_SECONDS = 5.0
+ANSWERERS = 4
+"""Threads that answer a process's questions: a group whose disk hangs holds up few others."""
 
 
 class CarriedLink(Protocol):
@@ -36,7 +42,11 @@ class CarriedLink(Protocol):
 
 
 class SenderProcess:
-    """One sender process and the links it carries."""
+    """One sender process and the links it carries.
+
+    What a new process is told is read and queued under one lock with what is told later, so that
+    news never overtakes the specification it belongs to.
+    """
 
     def __init__(
         self, marks: SharedMarks, tls: TlsFiles | None, log: structlog.BoundLogger
@@ -51,6 +61,7 @@ class SenderProcess:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._stopped: dict[str, Callable[[], None]] = {}
+        self._answerers = ThreadPoolExecutor(ANSWERERS, thread_name_prefix="sender-answers")
         self._start()
         self._thread = threading.Thread(target=self._serve, name="sender-control", daemon=True)
         self._thread.start()
@@ -62,40 +73,51 @@ class SenderProcess:
 
     def _start(self) -> None:
         ours, theirs = control.pair()
-        descriptors = (theirs.fileno(), self._marks.fd, self._wake)
-        command = [sys.executable, "-m", "services.primary.sender"]
-        for name, descriptor in zip(("control", "marks", "wake"), descriptors, strict=True):
-            command += [f"--{name}", str(descriptor)]
-        self._process = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
-        theirs.close()
+        try:
+            descriptors = (theirs.fileno(), self._marks.fd, self._wake)
+            command = [sys.executable, "-m", "services.primary.sender"]
+            for name, descriptor in zip(("control", "marks", "wake"), descriptors, strict=True):
+                command += [f"--{name}", str(descriptor)]
+            self._process = subprocess.Popen(
+                command, pass_fds=descriptors, stdin=subprocess.DEVNULL
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._end: socket.socket = ours
-        self._sending = control.Sending(ours)
+        self._outbox = control.Outbox(ours)
         if self._tls is not None:
             files = {name: str(path) for name, path in vars_of(self._tls).items()}
-            self._sending.send({"do": "tls", "files": files})
+            self._outbox.send({"do": "tls", "files": files})
 
     def wake(self) -> None:
         """Say that there is something new in a log."""
-        os.eventfd_write(self._wake, 1)
+        if not self._stopping.is_set():
+            os.eventfd_write(self._wake, 1)
 
     def carry(self, link: CarriedLink) -> None:
         """Let the process carry a link."""
         with self._lock:
             self.links[link.key] = link
-            self._sending.send({"do": "link", **link.specification()})
+            self._outbox.send({"do": "link", **link.specification()})
 
     def drop(self, key: str, stopped: Callable[[], None]) -> None:
         """Let the process stop carrying a link; `stopped` is called when it has."""
         with self._lock:
             self.links.pop(key, None)
             self._stopped[key] = stopped
-            gone = not self._sending.send({"do": "stop", "key": key})
-        if gone:
-            self._say_stopped(key)
+            self._outbox.send({"do": "stop", "key": key})
 
     def tell(self, message: control.Message) -> None:
-        """Tell the process something about a link; lost if it is being restarted."""
-        self._sending.send(message)
+        """Tell the process something about a link.
+
+        A process that is being started again misses it: what must not be lost is in the link's
+        specification before it is told.
+        """
+        with self._lock:
+            self._outbox.send(message)
 
     def _say_stopped(self, key: str) -> None:
         stopped = self._stopped.pop(key, None)
@@ -111,50 +133,99 @@ class SenderProcess:
             except OSError:
                 data = b""
             if data:
-                self._handle(control.decode(data))
+                self._handle(control.decode(data), self._outbox)
             elif not self._stopping.is_set():
                 self._restart()
 
-    def _handle(self, message: control.Message) -> None:
+    def _handle(self, message: control.Message, outbox: control.Outbox) -> None:
         if message.get("event") == "stopped":
             self._say_stopped(message["key"])
             return
         link = self.links.get(message["key"])
-        answer = link.handle(message) if link is not None else None
+        if link is None:
+            return  # it is being stopped, and waits for no answer
         if "ask" in message:
-            # A link that is gone gets no answer: its task is being stopped.
-            if answer is not None:
-                self._sending.send({"answer": message["ask"], **answer})
-        elif answer is not None:
-            self._sending.send(answer)
+            self._answerers.submit(self._answer, link, message, outbox)
+            return
+        try:
+            answer = link.handle(message)
+        except (SlackwaterError, OSError) as error:
+            # What is reported comes again: a status every half second, a verdict after each
+            # Welcome until it is confirmed (D17).
+            self._log.warning("report of a link not kept", link=link.key, error=str(error))
+            return
+        if answer is not None:
+            outbox.send(answer)
+
+    def _answer(self, link: CarriedLink, message: control.Message, outbox: control.Outbox) -> None:
+        """Answer a question; the sender asks again if that failed."""
+        answer: control.Message | None
+        try:
+            answer = link.handle(message)
+        except (SlackwaterError, OSError) as error:
+            self._log.warning(
+                "question of a link not answered",
+                link=link.key,
+                what=message["what"],
+                error=str(error),
+            )
+            answer = {"error": str(error)}
+        except Exception as error:
+            self._log.error("broken", link=link.key, what=message["what"], exc_info=error)
+            answer = {"error": repr(error)}
+        outbox.send({"answer": message["ask"], **(answer or {})})
 
     def _restart(self) -> None:
+        self._process.kill()  # it closed its end; whatever it still does, it is of no use
         code = self._process.wait()
         self._log.error("sender ended", exit_code=code, pid=self._process.pid)
         self._stopping.wait(RESTART_SECONDS)
-        if self._stopping.is_set():
-            return
         with self._lock:
-            self._end.close()
-            self._start()
+            if self._stopping.is_set():
+                return
+            self._let_go_of_channel()
+            try:
+                self._start()
+            except OSError as error:
+                self._log.error("sender not started", error=str(error))
+                return  # the channel is still closed: this comes again
             self.restarts += 1
-            for link in self.links.values():
-                self._sending.send({"do": "link", **link.specification()})
-        for key in list(self._stopped):
+            gone = list(self._stopped)  # it held them when it died, and holds them no more
+            for link in list(self.links.values()):
+                self._give(link)
+        for key in gone:
             self._say_stopped(key)
+
+    def _give(self, link: CarriedLink) -> None:
+        try:
+            self._outbox.send({"do": "link", **link.specification()})
+        except (SlackwaterError, OSError) as error:
+            self._log.error("link not carried on", link=link.key, error=str(error))
+
+    def _let_go_of_channel(self) -> None:
+        if self._end.fileno() >= 0:
+            with suppress(OSError):  # the other side was first
+                self._end.shutdown(socket.SHUT_RDWR)
+            self._outbox.close()
+            self._end.close()
 
     def stop(self) -> None:
         """End the process."""
         self._stopping.set()
-        self._end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            if self._end.fileno() >= 0:
+                with suppress(OSError):
+                    self._end.shutdown(socket.SHUT_RDWR)
         try:
-            self._process.wait(5)
+            self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._thread.join(5)
-        self._end.close()
-        os.close(self._wake)
+        self._thread.join(END_SECONDS)
+        self._answerers.shutdown(wait=True)
+        with self._lock:
+            self._let_go_of_channel()
+            os.close(self._wake)
 
 
 def vars_of(files: TlsFiles) -> dict[str, object]:
@@ -163,14 +234,13 @@ def vars_of(files: TlsFiles) -> dict[str, object]:
 
 
 class SenderPool:
-    """The sender processes of the service; links are spread over them by turns."""
+    """The sender processes of the service; a new link goes to the one with the fewest."""
 
     def __init__(
         self, marks: SharedMarks, count: int, tls: TlsFiles | None, log: structlog.BoundLogger
     ) -> None:
         """Start them, before gRPC is (D15)."""
         self.processes = [SenderProcess(marks, tls, log) for _ in range(count)]
-        self._next = 0
 
     def choose(self) -> SenderProcess:
         """Return the process that carries the fewest links."""

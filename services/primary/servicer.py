@@ -8,18 +8,20 @@ import grpc
 
 import slackwater
 from services.primary import translate
+from services.primary.checks import check_endpoint, check_known, check_mode, check_range
 from services.primary.group import PrimaryGroup
 from services.primary.message_servicer import MessageServicer
 from services.primary.node import PrimaryNode
+from services.primary.once import once
 from slackwater import names, record
-from slackwater.errors import InvalidRequest, OutOfRange
-from slackwater.group.batch import write_change, zero_change
+from slackwater.errors import InvalidRequest
+from slackwater.group.batch import Change, write_change, zero_change
 from slackwater.group.opening import WRITEBACK, WRITETHROUGH, GroupSettings
 from slackwater.group.volume import Volume
 from slackwater.log.segment import LogSettings
 from slackwater.runtime import wire
 from slackwater.runtime.calls import Remembered, check_request_id, in_thread, page
-from slackwater.runtime.config import PrimaryConfig, split_address
+from slackwater.runtime.config import PrimaryConfig
 from slackwater.v1 import primary_pb2 as api
 from slackwater.v1 import resources_pb2
 
@@ -53,12 +55,26 @@ class PrimaryServicer(MessageServicer):
             return api.CreateGroupResponse(
                 group=resources_pb2.Group(name=f"groups/{request.group_id}")
             )
-        made = await in_thread(self._node.create, request.group_id, settings)
+        return await in_thread(self._create_group, request, settings)
+
+    def _create_group(
+        self, request: api.CreateGroupRequest, settings: GroupSettings
+    ) -> api.CreateGroupResponse:
+        there = self._node.groups.get(request.group_id)
+        if there is not None and request.request_id:
+            # Made before the service was started again, for the same request.
+            data = there.database.remembered(request.request_id, "CreateGroup")
+            if data is not None:
+                return api.CreateGroupResponse.FromString(data)
+        made = self._node.create(request.group_id, settings)
         answer = api.CreateGroupResponse(group=translate.group(made))
         self._remembered.put("CreateGroup", request.request_id, answer)
+        data, now = answer.SerializeToString(), made.writer.clock.time_ns()
+        made.database.remember(request.request_id, "CreateGroup", data, now)
         return answer
 
     def _group_settings(self, request: api.CreateGroupRequest) -> GroupSettings:
+        check_known("durability", request.durability, resources_pb2.Durability.values())
         log_bytes = request.log_bytes or int(self._config.log_bytes)
         if log_bytes < 64 << 20:
             raise InvalidRequest("log_bytes", f"{log_bytes} is less than 64 MiB", "Give 64MiB")
@@ -96,9 +112,13 @@ class PrimaryServicer(MessageServicer):
         group = self._group("name", request.name)
         if request.validate_only:
             return api.DeleteGroupResponse(losses=self._node.check_delete(group))
-        answer = api.DeleteGroupResponse(losses=await in_thread(self._node.delete, group))
-        self._remembered.put("DeleteGroup", request.request_id, answer)
-        return answer
+
+        def delete() -> api.DeleteGroupResponse:
+            answer = api.DeleteGroupResponse(losses=self._node.delete(group))
+            self._remembered.put("DeleteGroup", request.request_id, answer)
+            return answer
+
+        return await in_thread(delete)
 
     # -- volumes ------------------------------------------------------------------------------
 
@@ -109,21 +129,23 @@ class PrimaryServicer(MessageServicer):
         group = self._group("group", request.group)
         names.check_label("volume_id", request.volume_id)
         size = names.check_volume_size("size_bytes", request.size_bytes)
-        method = "CreateVolume"
-        known = self._known(group, method, request.request_id, api.CreateVolumeResponse)
-        if known is not None:
-            return known
-        if request.validate_only:
-            group.volumes.check_new(request.volume_id)
-            await in_thread(self._serialised, group, group.volumes.check_size, size)
+
+        def check() -> api.CreateVolumeResponse:
+            with group.admin:
+                group.volumes.check_new(request.volume_id)
+                group.volumes.check_size(size)
             made = resources_pb2.Volume(
                 name=f"{request.group}/volumes/{request.volume_id}", size_bytes=size
             )
             return api.CreateVolumeResponse(volume=made)
-        volume = await in_thread(self._serialised, group, group.add_volume, request.volume_id, size)
-        answer = api.CreateVolumeResponse(volume=translate.volume(group.name, volume))
-        await self._remember(group, method, request.request_id, answer)
-        return answer
+
+        def change() -> api.CreateVolumeResponse:
+            made = group.add_volume(request.volume_id, size)
+            return api.CreateVolumeResponse(volume=translate.volume(group.name, made))
+
+        if request.validate_only:
+            return await in_thread(check)
+        return await once(group, request, api.CreateVolumeResponse, change)
 
     async def GetVolume(
         self, request: api.GetVolumeRequest, context: Context
@@ -145,18 +167,20 @@ class PrimaryServicer(MessageServicer):
         self, request: api.DeleteVolumeRequest, context: Context
     ) -> api.DeleteVolumeResponse:
         """Remove a volume, here and on every Secondary."""
-        group = self._group("name", "/".join(request.name.split("/")[:2]))
-        known = self._known(group, "DeleteVolume", request.request_id, api.DeleteVolumeResponse)
-        if known is not None:
-            return known
-        group, volume = self._volume(request.name)
-        self._node.check_unused(request.name)
-        losses = [f"volume {volume.name!r} with {volume.size} bytes, on every Secondary too"]
-        answer = api.DeleteVolumeResponse(losses=losses)
-        if not request.validate_only:
-            await in_thread(self._serialised, group, group.remove_volume, volume.name)
-            await self._remember(group, "DeleteVolume", request.request_id, answer)
-        return answer
+        owner, _ = names.child("name", request.name, "volumes")
+        group = self._node.group(owner)
+
+        def change() -> api.DeleteVolumeResponse:
+            _, volume = self._volume(request.name)
+            self._node.check_unused(volume=request.name)
+            if not request.validate_only:
+                group.remove_volume(volume.name)
+            losses = [f"volume {volume.name!r} with {volume.size} bytes, on every Secondary too"]
+            return api.DeleteVolumeResponse(losses=losses)
+
+        if request.validate_only:
+            return await in_thread(change)
+        return await once(group, request, api.DeleteVolumeResponse, change)
 
     async def GrowVolume(
         self, request: api.GrowVolumeRequest, context: Context
@@ -173,7 +197,7 @@ class PrimaryServicer(MessageServicer):
         group, volume = self._volume(request.name)
         if not 1 <= request.length <= MAX_DATA_BYTES:
             raise InvalidRequest("length", f"{request.length} is not from 1 to {MAX_DATA_BYTES}")
-        _check_range(volume, request.offset, request.length)
+        check_range(volume, request.offset, request.length)
         target = bytearray(request.length)
         await in_thread(group.writer.read_into, volume, request.offset, memoryview(target))
         return api.ReadVolumeResponse(data=bytes(target))
@@ -197,9 +221,9 @@ class PrimaryServicer(MessageServicer):
             change = zero_change(volume, request.offset, length)
         else:
             raise InvalidRequest("content", "is not set", "Give data or zero_bytes")
-        _check_range(volume, request.offset, length)
-        await in_thread(group.writer.submit, [change])
-        return api.WriteVolumeResponse(position=wire.position(group.writer.log.end.position))
+        check_range(volume, request.offset, length)
+        await in_thread(_write, group, volume, change)
+        return api.WriteVolumeResponse(position=wire.position(group.writer.log.durable.position))
 
     # -- links --------------------------------------------------------------------------------
 
@@ -208,47 +232,38 @@ class PrimaryServicer(MessageServicer):
     ) -> api.CreateLinkResponse:
         """Attach a Secondary."""
         group = self._group("group", request.group)
-        known = self._known(group, "CreateLink", request.request_id, api.CreateLinkResponse)
-        if known is not None:
-            return known
-        group.check_link(request.link_id)
-        _check_endpoint(request.endpoint)
-        if request.mode > resources_pb2.LINK_MODE_ASYNCHRONOUS:
-            await context.abort(
-                grpc.StatusCode.UNIMPLEMENTED,
-                "mode: synchronous links come with a later release; leave mode out",
-            )
+        check_endpoint(request.endpoint)
+        await check_mode(request.mode, context)
+
+        def change() -> api.CreateLinkResponse:
+            made = group.add_link(request.link_id, request.endpoint, time.time_ns())
+            return api.CreateLinkResponse(link=translate.link(made, group))
+
         if request.validate_only:
+            group.check_link(request.link_id)
             link = resources_pb2.Link(
                 name=f"{request.group}/links/{request.link_id}", endpoint=request.endpoint
             )
             return api.CreateLinkResponse(link=link)
-        made = await in_thread(
-            self._serialised,
-            group,
-            group.add_link,
-            request.link_id,
-            request.endpoint,
-            time.time_ns(),
-        )
-        answer = api.CreateLinkResponse(link=translate.link(made, group))
-        await self._remember(group, "CreateLink", request.request_id, answer)
-        return answer
+        names.check_label("link_id", request.link_id)
+        return await once(group, request, api.CreateLinkResponse, change)
 
     async def GetLink(self, request: api.GetLinkRequest, context: Context) -> api.GetLinkResponse:
         """Return one link."""
         owner, name = names.child("name", request.name, "links")
         group = self._node.group(owner)
-        return api.GetLinkResponse(link=translate.link(group.link(name), group))
+        link = await in_thread(translate.link, group.link(name), group)
+        return api.GetLinkResponse(link=link)
 
     async def ListLinks(
         self, request: api.ListLinksRequest, context: Context
     ) -> api.ListLinksResponse:
         """List the links of a group."""
         group = self._group("group", request.group)
-        links = [translate.link(one, group) for one in list(group.links.values())]
+        links = list(group.links.values())
         chosen, token = page(links, lambda one: one.name, request.page_size, request.page_token)
-        return api.ListLinksResponse(links=chosen, next_page_token=token)
+        shown = await in_thread(lambda: [translate.link(one, group) for one in chosen])
+        return api.ListLinksResponse(links=shown, next_page_token=token)
 
     async def UpdateLink(
         self, request: api.UpdateLinkRequest, context: Context
@@ -259,28 +274,30 @@ class PrimaryServicer(MessageServicer):
         group = self._node.group(owner)
         link = group.link(name)
         if request.HasField("endpoint"):
-            _check_endpoint(request.endpoint)
-        if request.HasField("mode") and request.mode > resources_pb2.LINK_MODE_ASYNCHRONOUS:
-            await context.abort(
-                grpc.StatusCode.UNIMPLEMENTED,
-                "mode: synchronous links come with a later release; leave mode out",
-            )
+            check_endpoint(request.endpoint)
+        await check_mode(request.mode, context)
         losses: list[str] = []
         if request.discard_secondary and link.status.diverged is not None:
             losses.append(
                 f"the Secondary's history up to {link.status.diverged}, which differs from this"
                 " side's; the Secondary keeps a snapshot of it until the sync is done"
             )
-        if not request.validate_only:
-            link = await in_thread(
-                group.update_link,
-                name,
-                endpoint=request.endpoint if request.HasField("endpoint") else None,
-                paused=request.paused if request.HasField("paused") else None,
-                retry=request.retry,
-                discard=request.discard_secondary,
-            )
-        return api.UpdateLinkResponse(link=translate.link(link, group), losses=losses)
+
+        def change() -> api.UpdateLinkResponse:
+            changed = link
+            if not request.validate_only:
+                changed = group.update_link(
+                    name,
+                    endpoint=request.endpoint if request.HasField("endpoint") else None,
+                    paused=request.paused if request.HasField("paused") else None,
+                    retry=request.retry,
+                    discard=request.discard_secondary,
+                )
+            return api.UpdateLinkResponse(link=translate.link(changed, group), losses=losses)
+
+        if request.validate_only:
+            return await in_thread(change)
+        return await once(group, request, api.UpdateLinkResponse, change)
 
     async def DeleteLink(
         self, request: api.DeleteLinkRequest, context: Context
@@ -288,17 +305,19 @@ class PrimaryServicer(MessageServicer):
         """Detach a Secondary."""
         owner, name = names.child("name", request.name, "links")
         group = self._node.group(owner)
-        known = self._known(group, "DeleteLink", request.request_id, api.DeleteLinkResponse)
-        if known is not None:
-            return known
-        link = group.link(name)
-        behind = max(group.writer.log.durable.offset - link.marks.acked_offset, 0)
-        losses = [f"the Secondary stays where it is, {behind} bytes of log behind"]
-        answer = api.DeleteLinkResponse(losses=losses)
-        if not request.validate_only:
-            await in_thread(self._serialised, group, group.remove_link, name)
-            await self._remember(group, "DeleteLink", request.request_id, answer)
-        return answer
+
+        def change() -> api.DeleteLinkResponse:
+            link = group.link(name)
+            behind = max(group.writer.log.durable.offset - link.marks.acked_offset, 0)
+            if not request.validate_only:
+                group.remove_link(name)
+            return api.DeleteLinkResponse(
+                losses=[f"the Secondary stays where it is, {behind} bytes of log behind"]
+            )
+
+        if request.validate_only:
+            return await in_thread(change)
+        return await once(group, request, api.DeleteLinkResponse, change)
 
     # -- status -------------------------------------------------------------------------------
 
@@ -310,7 +329,7 @@ class PrimaryServicer(MessageServicer):
         if chosen and chosen not in self._node.broken:
             self._node.group(chosen)
         statuses = [
-            self._status(group)
+            await in_thread(self._status, group)
             for name, group in sorted(self._node.groups.items())
             if not chosen or name == chosen
         ]
@@ -333,7 +352,7 @@ class PrimaryServicer(MessageServicer):
             log=translate.log_use(group),
             pending_messages=len(group.messages.pending()),
             applications=[row.name for row in group.database.applications()],
-            nbd_connections=self._node.connections(f"groups/{group.name}/"),
+            nbd_connections=self._node.connections(group=f"groups/{group.name}"),
         )
 
     async def WatchEvents(
@@ -361,18 +380,6 @@ class PrimaryServicer(MessageServicer):
         return group, group.volumes.by_name(volume)
 
 
-def _check_range(volume: Volume, offset: int, length: int) -> None:
-    if offset + length > volume.size:
-        raise OutOfRange(
-            "offset",
-            f"{offset} + {length} is past the end of volume {volume.name!r} ({volume.size} bytes)",
-        )
-
-
-def _check_endpoint(endpoint: str) -> None:
-    try:
-        _, port = split_address(endpoint)
-    except ValueError as error:
-        raise InvalidRequest("endpoint", str(error), "Give host:port") from error
-    if not port:
-        raise InvalidRequest("endpoint", "has port 0", "Give the port the Secondary listens on")
+def _write(group: PrimaryGroup, volume: Volume, change: Change) -> None:
+    with group.uses.use(volume):
+        group.writer.submit([change], sync=True)

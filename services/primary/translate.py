@@ -79,7 +79,7 @@ def link(value: PrimaryLink, owner: PrimaryGroup) -> resources_pb2.Link:
         state_reason=status.reason,
         applied_lsn=marks.applied_lsn,
         lag_bytes=max(durable.offset - marks.acked_offset, 0),
-        lag=duration(status.lag_seconds),
+        lag=duration(value.lag_seconds()),
         apply_lag=duration(_apply_lag(value, durable.position.lsn)),
         replica_state=cast("common_pb2.ReplicaState.ValueType", status.replica_state),
         create_time=timestamp(row.created_ns),

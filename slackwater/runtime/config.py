@@ -171,6 +171,9 @@ class PrimaryConfig(_StorageServiceConfig):
     )
     metrics_listen: Address = Field("127.0.0.1:9460", description="host:port of /metrics")
     nbd_listen: Address = Field("127.0.0.1:10809", description="host:port of NBD")
+    nbd_writeback_tcp: bool = Field(
+        False, description="serve groups of durability WRITEBACK over TCP too (D7)"
+    )
     sender_processes: int = Field(1, ge=1, le=16, description="processes that carry the links")
     window_bytes: ByteSize = Field(
         ByteSize(16 * _MIB), ge=4 * _MIB, le=64 * _MIB, description="sent and not yet acked, a link"

@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import os
+import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ class Sender:
         self._marks = marks
         self._wake = wake
         self._storage = RealStorage()
-        self._sending = control.Sending(end)
+        self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._links: dict[str, tuple[LinkTask, asyncio.Task[None]]] = {}
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._asks = 0
@@ -38,9 +40,18 @@ class Sender:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._wake, self._woken)
         self._end.setblocking(False)
+        sending = loop.create_task(self._send())
         while data := await loop.sock_recv(self._end, control.MAX_BYTES):
             self._handle(control.decode(data))
+        sending.cancel()
         os._exit(0)  # the main process is gone or wants us gone; there is nothing to save
+
+    async def _send(self) -> None:
+        """Send what is queued; no link waits for a main process that is busy."""
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):  # it is gone: the receiving half ends us
+            while True:
+                await loop.sock_sendall(self._end, await self._outbox.get())
 
     def _woken(self) -> None:
         os.eventfd_read(self._wake)
@@ -49,7 +60,7 @@ class Sender:
 
     def _handle(self, message: control.Message) -> None:
         if "answer" in message:
-            future = self._asked.pop(message["answer"], None)
+            future = self._asked.get(message["answer"])
             if future is not None and not future.done():
                 future.set_result(message)
             return
@@ -61,15 +72,14 @@ class Sender:
         if operation == "link":
             self._start(message)
             return
+        if operation == "stop":
+            self._stop(message["key"])
+            return
         known = self._links.get(message["key"])
         if known is None:
             return
-        link, task = known
-        if operation == "stop":
-            link.stop()
-            del self._links[message["key"]]
-            task.add_done_callback(lambda _: self._say_stopped(message["key"]))
-        elif operation == "volumes":
+        link, _ = known
+        if operation == "volumes":
             link.set_volumes(message["volumes"])
         elif operation == "overflow":
             link.post(lambda: self._overflow(link, message))
@@ -82,7 +92,7 @@ class Sender:
         """What an operator asked for."""
         operation = message["do"]
         if operation == "endpoint":
-            link.endpoint = message["endpoint"]
+            link.post(lambda: link.move(message["endpoint"]))
         elif operation == "pause":
             link.post(link.core.pause)
         elif operation == "retry":
@@ -97,8 +107,18 @@ class Sender:
         if link.core.state is not LinkState.DETACHED:
             link.core.overflow(message["reason"])
 
+    def _stop(self, key: str) -> None:
+        """Let go of a link; nothing of it is touched any more when that is said."""
+        known = self._links.pop(key, None)
+        if known is None:
+            self._say_stopped(key)
+            return
+        _, task = known
+        task.add_done_callback(lambda _: self._say_stopped(key))
+        task.cancel()
+
     def _say_stopped(self, key: str) -> None:
-        self._sending.send({"event": "stopped", "key": key})
+        self._tell({"event": "stopped", "key": key})
 
     def _start(self, message: control.Message) -> None:
         key = message["key"]
@@ -112,7 +132,7 @@ class Sender:
             self._marks.group(message["group_slot"]),
             self._marks.link(message["link_slot"]),
             ask,
-            lambda event: self._tell(event),
+            self._tell,
             lambda endpoint: open_channel(endpoint, self._certificates),
         )
         task = asyncio.get_running_loop().create_task(link.run(), name=f"link {key}")
@@ -120,21 +140,24 @@ class Sender:
         self._links[key] = (link, task)
 
     def _link_ended(self, task: "asyncio.Task[None]") -> None:
-        """A link's task ends by `stop` only; anything else is a defect, and ends the process."""
+        """A link's task ends by `_stop` only; anything else is a defect, and ends the process."""
         if not task.cancelled() and task.exception() is not None:
             task.print_stack()
             os._exit(70)
 
     def _tell(self, message: control.Message) -> None:
-        self._sending.send(message)
+        self._outbox.put_nowait(control.encode(message))
 
     async def _ask(self, key: str, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
         self._asks += 1
         number = self._asks
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
-        self._sending.send({"ask": number, "key": key, "what": what, **arguments})
-        return await future
+        self._tell({"ask": number, "key": key, "what": what, **arguments})
+        try:
+            return await future
+        finally:
+            self._asked.pop(number, None)
 
 
 def main() -> None:
@@ -143,6 +166,9 @@ def main() -> None:
     for name in ("control", "marks", "wake"):
         parser.add_argument(f"--{name}", type=int, required=True)
     arguments = parser.parse_args()
+    # The main process drains first and then closes the channel, whoever else is signalled (D15).
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     end = socket.socket(fileno=arguments.control)
     marks = SharedMarks.attach(arguments.marks)
     uvloop.run(Sender(end, marks, arguments.wake).run())

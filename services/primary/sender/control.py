@@ -5,7 +5,7 @@ SOCK_SEQPACKET keeps messages apart. A message with ``ask`` wants an answer with
 """
 
 import json
-import select
+import queue
 import socket
 import threading
 import uuid
@@ -39,27 +39,35 @@ def decode(data: bytes) -> Message:
     return message
 
 
-class Sending:
-    """The sending half of a channel, for many threads."""
+class Outbox:
+    """The sending half of a channel in the main process; who sends never waits.
+
+    A thread of its own waits for a sender that does not read: writers, which may have to say that
+    a link is let go of, must not.
+    """
 
     def __init__(self, end: socket.socket) -> None:
-        """Use one end."""
+        """Send on a blocking socket, which stays the caller's."""
         self._end = end
-        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="sender-outbox", daemon=True)
+        self._thread.start()
 
-    def send(self, message: Message) -> bool:
-        """Send a message; False if the other side is gone."""
-        data = encode(message)
-        with self._lock:
-            while True:
-                try:
-                    self._end.sendall(data)
-                except BlockingIOError:
-                    select.select((), (self._end,), ())
-                except OSError:
-                    return False
-                else:
-                    return True
+    def send(self, message: Message) -> None:
+        """Send a message after all earlier ones; it is lost if the other side ends first."""
+        self._queue.put(encode(message))
+
+    def _run(self) -> None:
+        while (data := self._queue.get()) is not None:
+            try:
+                self._end.sendall(data)
+            except OSError:
+                return  # the other side is gone, as who reads this end learns
+
+    def close(self) -> None:
+        """End the thread; the socket has been shut down, so that nothing holds it up."""
+        self._queue.put(None)
+        self._thread.join()
 
 
 def point_json(point: LogPoint) -> list[int]:

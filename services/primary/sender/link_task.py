@@ -1,7 +1,7 @@
 """One link in a sender: the shell around `slackwater.link.sender.LinkSender`.
 
-One task does everything the core asks, in order. A second task reads the stream's responses into a
-queue. Nothing of the core is touched anywhere else.
+One task does everything the core asks, in order; what happens elsewhere is posted to it as steps.
+Nothing of the core is touched anywhere else.
 """
 
 import asyncio
@@ -9,45 +9,32 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import grpc
-import grpc.aio
-
 from services.primary.sender import control
+from services.primary.sender.line import Dial, Line, Step
 from services.primary.sender.regions import RegionReader, SyncVolume
 from services.primary.sender.showing import Showing
 from slackwater import record
 from slackwater.errors import LogCorrupt
 from slackwater.link import actions as act
 from slackwater.link.sender import LinkSender
-from slackwater.link.settings import LinkIdentity, LinkRow, SenderSettings
+from slackwater.link.settings import LinkIdentity, LinkRow, SenderSettings, Stream
 from slackwater.log.marks import GroupMarks, LinkMarks
 from slackwater.log.reader import LogReader, Trimmed
 from slackwater.log.segment import LogSettings
 from slackwater.position import LogPoint
 from slackwater.storage.seam import Storage
-from slackwater.v1 import replication_pb2
 
-METHOD = "/slackwater.v1.ReplicationService/Replicate"
 TICK_SECONDS = 0.2
+VOLUMES_SECONDS = 0.005
+"""How soon a sync looks again whether the volumes have caught up with what was sent."""
 
-_FATAL = frozenset(
-    {
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.DATA_LOSS,
-    }
-)
+ASK_AGAIN_SECONDS = 1.0
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
-Dial = Callable[[str], grpc.aio.Channel]
 
 
 class LinkTask:
@@ -76,13 +63,12 @@ class LinkTask:
         """
         self.key: str = spec["key"]
         self.endpoint: str = spec["endpoint"]
-        self.generation = 0
+        self.generation: int = spec["generation"]
         self._storage = storage
         self._marks = group_marks
         self._link = link_marks
-        self._ask = ask
+        self._ask_once = ask
         self._tell = tell
-        self._dial = dial
         self.set_volumes(spec["volumes"])
         identity = spec["identity"]
         row = spec["row"]
@@ -118,17 +104,14 @@ class LinkTask:
             ),
         )
         self._regions = RegionReader(storage)
-        self._inbox: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
-        self._call: grpc.aio.StreamStreamCall[bytes, Any] | None = None
-        self._channel: grpc.aio.Channel | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._inbox: asyncio.Queue[Step] = asyncio.Queue()
         self._awake = asyncio.Event()
+        self._line = Line(dial, self.post, self._opened, self.core.receive, self._ended)
         self._showing = Showing(self.key, self.core, link_marks, tell)
-        self._stopping = False
 
     # -- what the process does with it ---------------------------------------------------------
 
-    def post(self, step: Callable[[], None]) -> None:
+    def post(self, step: Step) -> None:
         """Let the link's task run a step of the core."""
         self._inbox.put_nowait(step)
         self._awake.set()
@@ -137,10 +120,12 @@ class LinkTask:
         """Say that the log may have grown."""
         self._awake.set()
 
-    def stop(self) -> None:
-        """End the task after what it is doing."""
-        self._stopping = True
-        self._awake.set()
+    def move(self, endpoint: str) -> None:
+        """Dial another endpoint from now on."""
+        if endpoint != self.endpoint:
+            self.endpoint = endpoint
+            if self.core.connection.stream is not Stream.CLOSED:
+                self.core.break_off("the endpoint was changed")
 
     def set_volumes(self, volumes: list[dict[str, Any]]) -> None:
         """Take the group's volumes as they are now."""
@@ -150,35 +135,39 @@ class LinkTask:
         ]
 
     async def run(self) -> None:
-        """Carry the link."""
+        """Carry the link until the task is cancelled, which may be at any place.
+
+        What is durable is the main process's, so nothing is lost with what was under way.
+        """
         try:
-            while not self._stopping:
+            while True:
                 self._awake.clear()
                 while not self._inbox.empty():
-                    self._inbox.get_nowait()()
+                    waiting = self._inbox.get_nowait()()
+                    if waiting is not None:
+                        await waiting
                     await self._perform()
                 self._advance()
                 await self._perform()
+                if not self.core.sync.is_running:
+                    self._regions.close()
                 self._showing.show()
                 await self._sleep()
         finally:
-            await self._hang_up()
             self._reader.close()
             self._regions.close()
+            await self._line.hang_up()
 
     def _advance(self) -> None:
-        self.core.tick(time.monotonic(), time.time_ns())
         if self._marks.failed:
-            self._hang_up_soon()
-            return
+            if self.core.connection.stream is not Stream.CLOSED:
+                self.core.break_off("the group has failed on the Primary")
+            return  # no time passes for the core, so it does not dial either (D3)
+        self.core.tick(time.monotonic(), time.time_ns())
         # in_volumes first: the durable mark only grows, so it is never below what was read.
         in_volumes = self._marks.in_volumes_offset
         durable = self._marks.durable_offset
         self.core.log_advanced(max(durable, in_volumes), in_volumes, self._marks.trim_offset)
-
-    def _hang_up_soon(self) -> None:
-        if self._call is not None:
-            self.core.disconnected("the group has failed on the Primary")
 
     async def _sleep(self) -> None:
         if self._awake.is_set() or not self._inbox.empty():
@@ -186,12 +175,15 @@ class LinkTask:
             return
         # Say that we sleep, then look again: the main process stores the mark before it looks.
         self._marks.sleepers = 1
-        grown = self._marks.durable_offset > self.core.records.durable_offset
+        records = self.core.records
+        grown = self._marks.durable_offset > records.durable_offset
         if grown and not self._marks.failed:  # of a failed group nothing more is taken
             await asyncio.sleep(0)
             return
+        # Nobody wakes us when the volumes have caught up, which only a sync waits for.
+        behind = self.core.sync.is_running and records.in_volumes_offset < records.durable_offset
         with suppress(TimeoutError):
-            async with asyncio.timeout(TICK_SECONDS):
+            async with asyncio.timeout(VOLUMES_SECONDS if behind else TICK_SECONDS):
                 await self._awake.wait()
 
     # -- what the core asks for ----------------------------------------------------------------
@@ -203,10 +195,10 @@ class LinkTask:
 
     async def _do(self, action: act.LinkAction) -> None:
         if isinstance(action, act.SendAppend):
-            await self._write(b"".join((action.prefix, action.run)))
+            await self._line.write(b"".join((action.prefix, action.run)))
             self._link.sent_bytes += len(action.run)
         elif isinstance(action, act.SendMessage):
-            await self._write(action.message.SerializeToString())
+            await self._line.write(action.message.SerializeToString())
         elif isinstance(action, act.ReadLog):
             self._read_log(action)
         elif isinstance(action, act.ReadRegions):
@@ -214,9 +206,9 @@ class LinkTask:
         elif isinstance(action, act.Acked):
             self._acked(action)
         elif isinstance(action, act.Dial):
-            await self._open()
+            await self._line.dial(self.endpoint)
         elif isinstance(action, act.Disconnect):
-            await self._hang_up()
+            await self._line.hang_up()
         else:
             await self._do_by_main(action)
 
@@ -238,6 +230,14 @@ class LinkTask:
             await self._store(action)
         else:
             self._store_verdict(action)
+
+    async def _ask(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Ask the main process until it can answer: its disk may be full for a while."""
+        while True:
+            answer = await self._ask_once(what, arguments)
+            if "error" not in answer:
+                return answer
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
 
     async def _store(self, action: act.StoreLink) -> None:
         await self._ask(
@@ -269,16 +269,22 @@ class LinkTask:
         return [act.VolumeInfo(one.id, one.name, one.size) for one in self._volumes]
 
     def _read_log(self, action: act.ReadLog) -> None:
+        problem, found = "", None
         try:
             found = self._reader.read(action.start.offset, action.limit, action.max_bytes)
         except Trimmed:
             self.core.records.slice_trimmed(action)
             return
         except LogCorrupt as corrupt:
-            self.core.fail(str(corrupt))
-            return
+            problem = str(corrupt)
+        except OSError as error:
+            problem = f"the log cannot be read: {error}"
         if action.start.offset < self._marks.trim_offset:
-            self.core.records.slice_trimmed(action)  # recycled while it was read (D14)
+            # Recycled while it was read (D14), which may look like damage.
+            self.core.records.slice_trimmed(action)
+            return
+        if found is None:
+            self.core.fail(problem)
             return
         assert found.last is not None, "the core asks below the durable end"
         self._link.sent_records += found.count
@@ -293,6 +299,10 @@ class LinkTask:
         volumes = [volume for volume in self._volumes if volume.lsn <= sent]
         try:
             read = self._regions.read(volumes, action.cursor, action.max_bytes)
+        except FileNotFoundError:
+            # Removed meanwhile: the next stream is told the volumes anew, and the sync goes on.
+            self.core.break_off("a volume was removed during the sync")
+            return
         except OSError as error:
             self.core.fail(f"a volume cannot be read for the sync: {error}")
             return
@@ -303,6 +313,7 @@ class LinkTask:
         await asyncio.sleep(0)
 
     def _acked(self, action: act.Acked) -> None:
+        self._showing.acked = action.point
         self._link.acked_lsn = action.point.position.lsn
         self._link.acked_offset = action.point.offset
         self._link.applied_lsn = action.applied_lsn
@@ -311,68 +322,13 @@ class LinkTask:
 
     # -- the stream ----------------------------------------------------------------------------
 
-    async def _open(self) -> None:
-        self._channel = self._dial(self.endpoint)
-        try:
-            async with asyncio.timeout(10):
-                await self._channel.channel_ready()
-            call: grpc.aio.StreamStreamCall[bytes, Any] = self._channel.stream_stream(
-                METHOD,
-                request_serializer=None,
-                response_deserializer=replication_pb2.ReplicateResponse.FromString,
-            )()
-        except (TimeoutError, grpc.aio.AioRpcError):
-            await self._hang_up()
-            self.core.disconnected(f"cannot reach {self.endpoint}")
-            return
-        self._call = call
-        self._reading = asyncio.create_task(self._read(call))
+    async def _opened(self) -> None:
         answer = await self._ask("durable", {})
         self.set_volumes(answer["volumes"])
         self._link.reconnects += 1
         self.core.connected(control.json_point(answer["point"]), self._infos())
 
-    async def _read(self, call: "grpc.aio.StreamStreamCall[bytes, Any]") -> None:
-        """Hand each response to the link's task, until the stream ends."""
-        reason, fatal = "the Secondary ended the stream", False
-        try:
-            async for response in call:
-                self.post(partial(self._receive, call, response))
-            code = await call.code()
-            details = await call.details()
-            if code is not grpc.StatusCode.OK:
-                reason, fatal = f"{code.name}: {details}", code in _FATAL
-        except grpc.aio.AioRpcError as error:
-            reason, fatal = f"{error.code().name}: {error.details()}", error.code() in _FATAL
-        except asyncio.CancelledError:
-            if self._call is call:
-                raise
-        self.post(lambda: self._ended(call, reason, fatal))
-
-    def _receive(self, call: object, response: replication_pb2.ReplicateResponse) -> None:
-        if call is self._call:
-            self.core.receive(response)
-
-    def _ended(self, call: object, reason: str, fatal: bool) -> None:
-        if call is self._call:
-            self._call = None
-            self.core.disconnected(reason, fatal)
-
-    async def _write(self, data: bytes) -> None:
-        call = self._call
-        if call is None:
-            return
-        # The reading task learns why a stream ended, and says so.
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
-            await call.write(data)
-
-    async def _hang_up(self) -> None:
-        call, self._call = self._call, None
-        reading, self._reading = self._reading, None
-        channel, self._channel = self._channel, None
-        if reading is not None:
-            reading.cancel()
-        if call is not None:
-            call.cancel()
-        if channel is not None:
-            await channel.close()
+    def _ended(self, reason: str, fatal: bool) -> None:
+        self.core.disconnected(reason, fatal)
+        # Nothing else is to be heard on it, and a channel kept is a connection kept.
+        self.core.emit(act.Disconnect(reason))

@@ -8,13 +8,18 @@ from services.primary.sender import control
 from slackwater.link.actions import LinkState
 from slackwater.link.sender import LinkSender
 from slackwater.log.marks import LinkMarks
+from slackwater.position import LogPoint
 
 STATES = list(LinkState)
 TELL_SECONDS = 0.5
 
 
 class Showing:
-    """Tells the main process what changed of a link."""
+    """Tells the main process what changed of a link.
+
+    Attributes:
+        acked: where the last ack of this process's life was; offset and position belong together.
+    """
 
     def __init__(
         self,
@@ -28,7 +33,9 @@ class Showing:
         self._core = core
         self._marks = marks
         self._tell = tell
+        self.acked: LogPoint | None = None
         self._told: dict[str, Any] = {}
+        self._states: tuple[LinkState, int] | None = None
         self._told_at = 0.0
 
     def show(self) -> None:
@@ -40,16 +47,21 @@ class Showing:
         sync = core.sync.window
         self._marks.regions_done_bytes = 0 if sync is None else sync.done_bytes
         self._marks.regions_total_bytes = 0 if sync is None else sync.total_bytes
-        status = self._status()
+        states = (core.state, core.replica_state)
         now = time.monotonic()
-        changed = any(status[one] != self._told.get(one) for one in ("state", "replica_state"))
-        if changed or (now - self._told_at > TELL_SECONDS and status != self._told):
-            self._told, self._told_at = status, now
+        if states == self._states and now - self._told_at < TELL_SECONDS:
+            return
+        self._states, self._told_at = states, now
+        status = self._status()
+        if status != self._told:
+            self._told = status
             self._tell({"event": "status", "key": self._key, **status})
 
     def _status(self) -> dict[str, Any]:
         core = self._core
-        acked, diverged = core.acked_position, core.diverged_secondary
+        acked, diverged = self.acked, core.diverged_secondary
+        if acked is not None and acked.position != core.acked_position:
+            acked = None  # forgotten for a sync
         return {
             "state": core.state.value,
             "reason": core.reason,
@@ -58,8 +70,8 @@ class Showing:
                 core.secondary_log_used_bytes,
                 core.secondary_log_capacity_bytes,
             ],
-            "acked": None if acked is None else control.position_json(acked),
-            "acked_offset": self._marks.acked_offset,
+            "acked": None if acked is None else control.position_json(acked.position),
+            "acked_offset": 0 if acked is None else acked.offset,
             "diverged": None if diverged is None else control.position_json(diverged),
             "lag_seconds": round(core.records.lag_seconds(time.time_ns()), 3),
             "connected": core.connection.stream.value == "open",
