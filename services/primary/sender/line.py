@@ -31,6 +31,8 @@ _FATAL = frozenset(
 )
 """Dialling again cannot help: fenced, another group, the wrong role, the wrong service."""
 
+_SETTLED = frozenset({grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE})
+
 Dial = Callable[[str], grpc.aio.Channel]
 Step = Callable[[], Awaitable[None] | None]
 _Call = grpc.aio.StreamStreamCall[bytes, Any]
@@ -110,10 +112,7 @@ class Line:
 
     async def _carry(self, channel: grpc.aio.Channel, endpoint: str) -> None:
         """Open a stream and post what comes out of it, to its end."""
-        try:
-            async with asyncio.timeout(DIAL_SECONDS):
-                await channel.channel_ready()
-        except TimeoutError:
+        if not await _is_ready(channel):
             reason = f"cannot reach {endpoint}: {await _why(channel)}"
             self._say(channel, partial(self._ended, reason, False))
             return
@@ -168,6 +167,17 @@ def _open(channel: grpc.aio.Channel) -> _Call:
         response_deserializer=replication_pb2.ReplicateResponse.FromString,
     )()
     return call
+
+
+async def _is_ready(channel: grpc.aio.Channel) -> bool:
+    """Connect; False when that failed, or takes too long."""
+    state = channel.get_state(try_to_connect=True)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DIAL_SECONDS):
+            while state not in _SETTLED:
+                await channel.wait_for_state_change(state)
+                state = channel.get_state()
+    return state is grpc.ChannelConnectivity.READY
 
 
 async def _why(channel: grpc.aio.Channel) -> str:

@@ -33,6 +33,8 @@ VOLUMES_SECONDS = 0.005
 """How soon a sync looks again whether the volumes have caught up with what was sent."""
 
 ASK_AGAIN_SECONDS = 1.0
+BACKOFF_SECONDS = 5.0
+"""A Secondary that is back is found again within this."""
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -89,7 +91,7 @@ class LinkTask:
                 None if row["acked"] is None else control.json_position(row["acked"]),
                 row["discard"],
             ),
-            SenderSettings(window_bytes=spec["window_bytes"]),
+            SenderSettings(window_bytes=spec["window_bytes"], backoff_max_seconds=BACKOFF_SECONDS),
             random.random,
             control.new_id,
         )

@@ -40,6 +40,8 @@ SIZE = 1 << 20
 SECONDS = 20.0
 # The generated stubs' types know only blocking channels.
 Stub: Any = primary_pb2_grpc.PrimaryServiceStub
+# What is not read must soon hold up who writes.
+OPTIONS = (("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0))
 Response = replication_pb2.ReplicateResponse
 
 
@@ -212,7 +214,7 @@ class FakeSecondary(replication_pb2_grpc.ReplicationServiceServicer):
         await self._server.stop(0)
 
     async def listen(self, address: str) -> None:
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=OPTIONS)
         replication_pb2_grpc.add_ReplicationServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
         await self._server.start()
