@@ -5,13 +5,14 @@ and given its links again; what it had not made durable it finds again from grou
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import structlog
@@ -78,9 +79,10 @@ class SenderProcess:
             command = [sys.executable, "-m", "services.primary.sender"]
             for name, descriptor in zip(("control", "marks", "wake"), descriptors, strict=True):
                 command += [f"--{name}", str(descriptor)]
-            self._process = subprocess.Popen(
-                command, pass_fds=descriptors, stdin=subprocess.DEVNULL
-            )
+            with _without_signals():
+                self._process = subprocess.Popen(
+                    command, pass_fds=descriptors, stdin=subprocess.DEVNULL
+                )
         except BaseException:
             ours.close()
             raise
@@ -226,6 +228,19 @@ class SenderProcess:
         with self._lock:
             self._let_go_of_channel()
             os.close(self._wake)
+
+
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """Let a child started in the body never see what asks for an end.
+
+    Whoever signals the whole process group, it ends when we have drained and close its channel.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def vars_of(files: TlsFiles) -> dict[str, object]:

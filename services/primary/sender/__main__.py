@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -166,9 +165,6 @@ def main() -> None:
     for name in ("control", "marks", "wake"):
         parser.add_argument(f"--{name}", type=int, required=True)
     arguments = parser.parse_args()
-    # The main process drains first and then closes the channel, whoever else is signalled (D15).
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     end = socket.socket(fileno=arguments.control)
     marks = SharedMarks.attach(arguments.marks)
     uvloop.run(Sender(end, marks, arguments.wake).run())

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +286,7 @@ async def test_log_that_cannot_be_read_stops_this_link_alone(
     def refuse(*_arguments: object) -> Any:
         raise OSError(5, "refused by the test")
 
-    world.task._reader.read = refuse  # type: ignore[method-assign]
+    world.task._reader.read = refuse  # type: ignore[assignment,method-assign]
     await world.write(b"unreadable")
     await world.become("FAILED")
     assert "the log cannot be read" in world.link.status.reason
@@ -317,14 +318,13 @@ def test_dial_without_an_answer_ends_and_leaves_the_link_to_its_operator(
 
     @in_loop
     async def run(path: Path) -> None:
-        silent = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-        port = silent.sockets[0].getsockname()[1]
-        async with World(path, f"127.0.0.1:{port}") as world:
-            await until(lambda: "cannot reach" in world.link.status.reason)
-            assert world.link.status.state == "CONNECTING"
-            world.link.update(**{**NOTHING, "paused": True})
-            await world.become("PAUSED")
-        silent.close()
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            async with World(path, f"127.0.0.1:{port}") as world:
+                await until(lambda: "cannot reach" in world.link.status.reason)
+                assert world.link.status.state == "CONNECTING"
+                world.link.update(**{**NOTHING, "paused": True})
+                await world.become("PAUSED")
 
     run(tmp_path)
 

@@ -142,7 +142,7 @@ def failing(world: World, number: int) -> Iterator[None]:
     try:
         yield
     finally:
-        del database.transaction  # type: ignore[method-assign]
+        del database.transaction
 
 
 def test_log_is_held_from_a_links_creation_and_moves_with_its_acks(world: World) -> None:
