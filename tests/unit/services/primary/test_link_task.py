@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from services.primary.sender import line
-from services.primary.sender.showing import STATES
+from services.primary.sender.showing import STATES, Showing
 from slackwater.group.batch import write_change
 from slackwater.link.actions import LinkState
 from slackwater.position import Position
@@ -248,6 +248,7 @@ async def test_what_cannot_get_better_stops_the_link_and_the_rest_is_dialled_aga
     await world.become("FAILED")
     assert world.link.status.reason == "ABORTED: fenced by epoch 7"
     assert world.row().state == "FAILED"
+    await until(lambda: world.channels[-1].get_state() is SHUTDOWN)
     secondary.refusal = None
     world.link.update(**{**NOTHING, "retry": True})
     await world.caught_up(secondary)
@@ -354,3 +355,20 @@ async def test_acked_point_is_kept_with_the_offset_that_belongs_to_it(
     await secondary.come_back()
     await world.caught_up(secondary)
     await until(lambda: world.link.acked == world.writer.log.durable)
+
+
+@linked
+async def test_acked_point_forgotten_for_a_sync_is_not_told_again(
+    world: World, secondary: FakeSecondary
+) -> None:
+    """D16: what was acked before a sync says nothing of the replica after it."""
+    await world.caught_up(secondary)
+    await world.end()
+    told: list[dict[str, Any]] = []
+    shown = Showing("key", world.task.core, world.link_marks, told.append)
+    shown.acked = world.writer.log.durable
+    shown.show()
+    world.task.core.acked_position = None
+    world.task.core.pause()  # a state is told at once
+    shown.show()
+    assert [one["acked"] is None for one in told] == [False, True]
