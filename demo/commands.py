@@ -60,7 +60,7 @@ class CommandLine:
             "SLACKWATER_PRIMARY": sites.primary.endpoints.grpc,
             "SLACKWATER_SECONDARY": sites.secondary.endpoints.grpc,
             "SLACKWATER_SNAPSHOT": sites.snapshot.endpoints.grpc,
-            "SLACKWATER_CONFIG": str(sites.directory / "no-config.toml"),
+            "SLACKWATER_CONTEXTS": str(sites.directory / "no-config.toml"),
         }
 
     def __call__(self, *words: str) -> Answer:

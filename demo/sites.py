@@ -296,12 +296,13 @@ class Sites:
 
 
 def _wait_gone(pids: Sequence[int], timeout_seconds: float = 10.0) -> None:
-    """Wait until processes that were not ours to reap have ended; kill what hangs on."""
+    """Wait until what a killed service had started has ended by itself (D15)."""
     deadline = time.monotonic() + timeout_seconds
     for pid in pids:
         while Path(f"/proc/{pid}").exists() and not _is_zombie(pid):
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
+                raise ServiceError(f"process {pid} outlived the service that started it")
             time.sleep(0.01)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Final
 
 IDLE_SECONDS: Final = 0.5
-STALLED_SECONDS: Final = 1.0
 TICK_SECONDS: Final = 0.25
 
 

@@ -1,6 +1,6 @@
 """Contexts: where the three services are, under a name.
 
-The file is TOML, `$SLACKWATER_CONFIG` or `$XDG_CONFIG_HOME/slackwater/config.toml`::
+The file is TOML, `$SLACKWATER_CONTEXTS` or `$XDG_CONFIG_HOME/slackwater/config.toml`::
 
     current = "site-a"
 
@@ -134,7 +134,7 @@ class Contexts:
 
 def default_path() -> Path:
     """Where the file is, whether it exists or not."""
-    if named := os.environ.get("SLACKWATER_CONFIG"):
+    if named := os.environ.get("SLACKWATER_CONTEXTS"):
         return Path(named).expanduser()
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(home).expanduser() / "slackwater" / "config.toml"
@@ -175,4 +175,4 @@ def _context(path: Path, name: str, table: object) -> Context:
 
 
 def _unreadable(path: Path, problem: str) -> Failure:
-    return usage(f"cannot use {path}: {problem}", "correct the file, or set SLACKWATER_CONFIG")
+    return usage(f"cannot use {path}: {problem}", "correct the file, or set SLACKWATER_CONTEXTS")

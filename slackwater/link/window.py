@@ -124,8 +124,3 @@ class SyncWindow:
             _, data_bytes, covered_bytes = self._in_flight.popleft()
             self.in_flight_bytes -= data_bytes
             self.done_bytes += covered_bytes
-
-    @property
-    def is_acked(self) -> bool:
-        """Whether every region sent is durable on the other side."""
-        return not self._in_flight

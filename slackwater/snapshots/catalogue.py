@@ -152,10 +152,6 @@ class Catalogue:
         """Return the ids of the volumes whose bytes a snapshot needs."""
         return frozenset(number for entry in self._chain for number in entry.overlays)
 
-    def has_work(self) -> bool:
-        """Tell whether a snapshot is going."""
-        return any(entry.row.state == DELETING for entry in self._chain)
-
     def _entry(self, name: str) -> Entry:
         for entry in self._chain:
             if entry.row.name == name and entry.row.state == READY:

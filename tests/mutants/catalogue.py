@@ -181,15 +181,15 @@ MUTANTS = (
     Mutant(
         "preserve skipped (D23)",
         "slackwater/apply/applier.py",
-        "            feed.preserve(changes)\n",
-        "",
+        "feed.preserve([(view.volume, view.offset, view.length) for view in views])",
+        "pass",
         f"{REPLICA}::test_snapshot_stays_while_the_replica_goes_on",
     ),
     Mutant(
         "replay feeding a later snapshot (D22)",
         "slackwater/apply/applier.py",
-        "feed = self._catalogue.feed(self.applied.offset)",
-        "feed = self._catalogue.feed(1 << 62)",
+        "[RecordView]) -> bool:\n        feed = self._catalogue.feed(self.applied.offset)",
+        "[RecordView]) -> bool:\n        feed = self._catalogue.feed(1 << 62)",
         f"{APPLY}::test_replica_keeps_volumes_and_snapshots_through_a_crash_at_every_call",
     ),
 )

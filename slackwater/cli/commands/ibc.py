@@ -68,7 +68,7 @@ def send(
         typer.Option(help="How long writes may be held back. [1s]", metavar="DURATION"),
     ] = None,
     behaviour: Annotated[
-        Behaviour, typer.Option(help="What Secondaries do at it.")
+        Behaviour, typer.Option(help="What they do at it; snapshot comes with a later release.")
     ] = Behaviour.FREEZE,
     no_freeze: Annotated[
         bool, typer.Option("--no-freeze", help="Short for --behaviour notify.")

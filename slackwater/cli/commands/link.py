@@ -56,7 +56,9 @@ def create(
         str,
         typer.Option("--endpoint", help="gRPC address of the Secondary.", metavar="HOST:PORT"),
     ],
-    mode: Annotated[Mode, typer.Option(help="Whether writes wait for it.")] = Mode.ASYNCHRONOUS,
+    mode: Annotated[
+        Mode, typer.Option(help="Whether writes wait for it; asynchronous only in this release.")
+    ] = Mode.ASYNCHRONOUS,
 ) -> None:
     """Attach a Secondary and begin to replicate; it makes its replica by itself."""
     name = words.child_name(link, second, "links")
@@ -139,7 +141,10 @@ def update(
         str | None,
         typer.Option("--endpoint", help="A new address of the Secondary.", metavar="HOST:PORT"),
     ] = None,
-    mode: Annotated[Mode | None, typer.Option(help="Whether writes wait for it.")] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="Whether writes wait for it; asynchronous only in this release."),
+    ] = None,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:

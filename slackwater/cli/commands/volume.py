@@ -11,9 +11,7 @@ from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.session import Session
 from slackwater.v1 import primary_pb2, resources_pb2
 
-app = typer.Typer(
-    help="Make, look at, grow and remove volumes (on the Primary).", no_args_is_help=True
-)
+app = typer.Typer(help="Make, look at and remove volumes (on the Primary).", no_args_is_help=True)
 Volume = Annotated[str, typer.Argument(help="For example demo/data.", metavar="GROUP/VOLUME")]
 Second = Annotated[str | None, typer.Argument(metavar="VOLUME", help="Or the volume apart.")]
 Size = Annotated[
@@ -83,7 +81,7 @@ def get(session: Session, volume: Volume, second: Second = None) -> None:
 
 @command(app, "grow", "slackwater volume grow demo/data --size 512MiB")
 def grow(session: Session, volume: Volume, *, second: Second = None, size: Size) -> None:
-    """Make a volume larger, here and, in stream order, on every Secondary."""
+    """Make a volume larger (comes with a later release)."""
     request = primary_pb2.GrowVolumeRequest(
         name=words.child_name(volume, second, "volumes"),
         size_bytes=words.parse_size(size, "--size"),

@@ -82,7 +82,7 @@ def test_snapshots_are_deleted_in_any_order() -> None:
             receive(replica, stream)
             apply_all(replica)
             replica.maintain()
-            assert not replica.catalogue.has_work()
+            assert {row.name for row in replica.database.snapshots()} == left  # none half gone
             for other in left:
                 assert shown(replica, other) == stream.states[at[other]]
         assert replica.snapshots() == []

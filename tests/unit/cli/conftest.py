@@ -23,7 +23,7 @@ class CommandLine:
         self.environment = {
             f"SLACKWATER_{role.upper()}": service.address for role, service in services.items()
         }
-        self.environment["SLACKWATER_CONFIG"] = str(config)
+        self.environment["SLACKWATER_CONTEXTS"] = str(config)
         self.environment["COLUMNS"] = "200"
         self.output = self.error = ""
 

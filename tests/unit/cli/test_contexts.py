@@ -11,8 +11,8 @@ from tests.unit.cli.conftest import CommandLine
 @pytest.fixture
 def bare(cli: CommandLine) -> CommandLine:
     """No addresses in the environment."""
-    config = cli.environment["SLACKWATER_CONFIG"]
-    cli.environment = {"SLACKWATER_CONFIG": config, "COLUMNS": "200"}
+    config = cli.environment["SLACKWATER_CONTEXTS"]
+    cli.environment = {"SLACKWATER_CONTEXTS": config, "COLUMNS": "200"}
     return cli
 
 
@@ -80,7 +80,7 @@ def test_what_cannot_be_meant_is_a_usage_error(bare: CommandLine, words: tuple[s
     "content", ["current = ", "contexts = 3", "[contexts.a]\nport = 1", "[contexts]\na = 1"]
 )
 def test_damaged_file_is_named(bare: CommandLine, content: str) -> None:
-    path = Path(bare.environment["SLACKWATER_CONFIG"])
+    path = Path(bare.environment["SLACKWATER_CONTEXTS"])
     path.parent.mkdir(parents=True)
     path.write_text(content)
     bare("group", "list", code=2)
