@@ -1,9 +1,11 @@
 """`/metrics` of all three services: well formed, and telling what an operator asks first."""
 
 import os
+import re
 import shutil
 import subprocess
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +70,26 @@ def test_metrics_know_lag_and_freeze(cluster: Cluster) -> None:
     names = {row.split("{")[0].split(" ")[0] for row in (primary + secondary).splitlines()}
     assert any("lag" in name for name in names)
     assert any("frozen" in name or "freeze" in name for name in names)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def test_each_service_serves_what_the_list_of_metrics_says(cluster: Cluster) -> None:
+    cluster.replicate(data=SIZES[DATA], wal=SIZES[WAL])
+    sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    listed = {
+        section.split("\n", 1)[0]: dict(
+            re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE)
+        )
+        for section in sections
+    }
+    served = {
+        service.role: dict(
+            re.findall(
+                r"^# TYPE (slackwater_\w+) (\w+)$", scrape(service.endpoints.metrics), re.MULTILINE
+            )
+        )
+        for service in cluster.services
+    }
+    assert served == listed
