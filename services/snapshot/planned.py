@@ -10,7 +10,6 @@ RELEASES = {
     "Task": "0.2",
     "Schedule": "0.3",
     "Check": "0.3",
-    "RetentionPolic": "0.3",
     "Mirror": "0.3",
 }
 """The release that brings each noun."""

@@ -66,20 +66,20 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
             RegisterApplication UnregisterApplication ReceiveMessage HoldMessage Unfreeze
             StopReceive""",
         Role.OPERATE: """
-            DeleteReplica CreateSnapshot DeleteSnapshot ExportSnapshot UnexportSnapshot
-            ReadSnapshot DiffSnapshots Promote ReadLog""",
+            DeleteReplica CreateSnapshot DeleteSnapshot HoldSnapshot ReleaseSnapshot ExportSnapshot
+            UnexportSnapshot ReadSnapshot DiffSnapshots Promote ReadLog""",
         Role.REPLICATE: "MirrorReplica",
     },
     "SnapshotService": {
         Role.VIEW: """
             GetRun ListRuns WatchRun ListSnapshots GetTask ListTasks GetSchedule ListSchedules
-            GetCheck ListChecks GetMirror ListMirrors GetRetentionPolicy ListRetentionPolicies
+            GetCheck ListChecks GetMirror ListMirrors
             GetStatus WatchEvents""",
         Role.OPERATE: """
             StartSnapshot StartTask CancelRun DeleteSnapshot ExportSnapshot UnexportSnapshot
             CreateTask UpdateTask DeleteTask CreateSchedule UpdateSchedule DeleteSchedule
             CreateCheck UpdateCheck DeleteCheck CreateMirror BreakOffMirror RejoinMirror
-            DeleteMirror CreateRetentionPolicy UpdateRetentionPolicy DeleteRetentionPolicy""",
+            DeleteMirror""",
     },
 }
 

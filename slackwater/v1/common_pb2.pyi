@@ -32,7 +32,7 @@ class _MessageBehaviourEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mess
     """The message goes into a durable inbox at its position; applying never waits."""
     MESSAGE_BEHAVIOUR_SNAPSHOT: _MessageBehaviour.ValueType  # 3
     """The Secondary itself takes a snapshot of the group at the position and goes on; receivers are
-    told afterwards. Answered with UNIMPLEMENTED until the release that carries it.
+    told afterwards.
     """
 
 class MessageBehaviour(_MessageBehaviour, metaclass=_MessageBehaviourEnumTypeWrapper):
@@ -46,7 +46,7 @@ MESSAGE_BEHAVIOUR_NOTIFY: MessageBehaviour.ValueType  # 2
 """The message goes into a durable inbox at its position; applying never waits."""
 MESSAGE_BEHAVIOUR_SNAPSHOT: MessageBehaviour.ValueType  # 3
 """The Secondary itself takes a snapshot of the group at the position and goes on; receivers are
-told afterwards. Answered with UNIMPLEMENTED until the release that carries it.
+told afterwards.
 """
 Global___MessageBehaviour: _TypeAlias = MessageBehaviour  # noqa: Y015
 

@@ -15,6 +15,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from slackwater.v1 import common_pb2 as _common_pb2
 from slackwater.v1 import record_pb2 as _record_pb2
@@ -1136,6 +1137,7 @@ class SendMessageRequest(_message.Message):
     QUIESCE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The group, `groups/<group>`."""
     application: _builtins.str
@@ -1152,6 +1154,8 @@ class SendMessageRequest(_message.Message):
     """For behaviour SNAPSHOT: id of the snapshot; empty: made from the message's id."""
     request_id: _builtins.str
     """Makes a repeated call safe, for ever: it gets the first message, whatever else it says."""
+    task: _builtins.str
+    """The task that sends it, `tasks/<task>`, told to agents and receivers; empty if none."""
     @_builtins.property
     def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the links it goes to; empty: every attached one."""
@@ -1174,7 +1178,9 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def quiesce(self) -> Global___Quiesce:
-        """Ask agents to quiesce first. Answered with UNIMPLEMENTED until its release."""
+        """Ask agents to quiesce first, all at once, and to resume once the message is durable. The Outcome
+        record follows by itself; the answer carries it.
+        """
 
     def __init__(
         self,
@@ -1193,10 +1199,11 @@ class SendMessageRequest(_message.Message):
         quiesce: Global___Quiesce | None = ...,
         snapshot_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        task: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "body", b"body", "data", b"data", "deliver_timeout", b"deliver_timeout", "fence", b"fence", "fence_timeout", b"fence_timeout", "freeze_timeout", b"freeze_timeout", "quiesce", b"quiesce", "text", b"text", "unregistered_timeout", b"unregistered_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "application", b"application", "behaviour", b"behaviour", "body", b"body", "data", b"data", "deliver_timeout", b"deliver_timeout", "fence", b"fence", "fence_timeout", b"fence_timeout", "freeze_timeout", b"freeze_timeout", "group", b"group", "links", b"links", "quiesce", b"quiesce", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "text", b"text", "unregistered_timeout", b"unregistered_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "application", b"application", "behaviour", b"behaviour", "body", b"body", "data", b"data", "deliver_timeout", b"deliver_timeout", "fence", b"fence", "fence_timeout", b"fence_timeout", "freeze_timeout", b"freeze_timeout", "group", b"group", "links", b"links", "quiesce", b"quiesce", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "task", b"task", "text", b"text", "unregistered_timeout", b"unregistered_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
     _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
@@ -1454,22 +1461,26 @@ class HoldQuiesceRequest(_message.Message):
         GROUP_FIELD_NUMBER: _builtins.int
         APPLICATION_FIELD_NUMBER: _builtins.int
         KIND_FIELD_NUMBER: _builtins.int
+        HOST_FIELD_NUMBER: _builtins.int
         group: _builtins.str
         """The group, `groups/<group>`."""
         application: _builtins.str
         """The application name; a second session under one name is refused with ALREADY_EXISTS."""
         kind: _builtins.str
         """How it quiesces: command, sync, fsfreeze or postgres."""
+        host: _builtins.str
+        """Where the agent runs, for status; at most 200 characters."""
         def __init__(
             self,
             *,
             group: _builtins.str = ...,
             application: _builtins.str = ...,
             kind: _builtins.str = ...,
+            host: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "group", b"group", "kind", b"kind"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "group", b"group", "host", b"host", "kind", b"kind"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1620,12 +1631,19 @@ class HoldQuiesceResponse(_message.Message):
 
         DESCRIPTOR: _descriptor.Descriptor
 
+        GRACE_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def grace(self) -> _duration_pb2.Duration:
+            """Without a heartbeat for so long either side takes the session for dead."""
+
         def __init__(
             self,
+            *,
+            grace: _duration_pb2.Duration | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1653,15 +1671,26 @@ class HoldQuiesceResponse(_message.Message):
         HOLD_ID_FIELD_NUMBER: _builtins.int
         TIMEOUT_FIELD_NUMBER: _builtins.int
         MAX_HOLD_FIELD_NUMBER: _builtins.int
+        APPLICATION_FIELD_NUMBER: _builtins.int
+        TASK_FIELD_NUMBER: _builtins.int
+        LINKS_FIELD_NUMBER: _builtins.int
         hold_id: _builtins.str
         """Names the hold in the answers."""
+        application: _builtins.str
+        """The application the message is sent under."""
+        task: _builtins.str
+        """The task that sends it, `tasks/<task>`; empty if none."""
         @_builtins.property
         def timeout(self) -> _duration_pb2.Duration:
             """By when to answer."""
 
         @_builtins.property
         def max_hold(self) -> _duration_pb2.Duration:
-            """When to resume by itself."""
+            """How long after its answer the agent resumes by itself."""
+
+        @_builtins.property
+        def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Ids of the links the message goes to."""
 
         def __init__(
             self,
@@ -1669,10 +1698,13 @@ class HoldQuiesceResponse(_message.Message):
             hold_id: _builtins.str = ...,
             timeout: _duration_pb2.Duration | None = ...,
             max_hold: _duration_pb2.Duration | None = ...,
+            application: _builtins.str = ...,
+            task: _builtins.str = ...,
+            links: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["max_hold", b"max_hold", "timeout", b"timeout"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_id", b"hold_id", "max_hold", b"max_hold", "timeout", b"timeout"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "hold_id", b"hold_id", "links", b"links", "max_hold", b"max_hold", "task", b"task", "timeout", b"timeout"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1683,16 +1715,20 @@ class HoldQuiesceResponse(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         HOLD_ID_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
         hold_id: _builtins.str
         """The hold."""
+        message: _builtins.str
+        """The message that was placed, `groups/<group>/messages/<id>`; empty if none was."""
         def __init__(
             self,
             *,
             hold_id: _builtins.str = ...,
+            message: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_id", b"hold_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_id", b"hold_id", "message", b"message"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1880,6 +1916,7 @@ class GroupStatus(_message.Message):
     APPLICATIONS_FIELD_NUMBER: _builtins.int
     NBD_CONNECTIONS_FIELD_NUMBER: _builtins.int
     FENCE_HELD_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
     pending_messages: _builtins.int
     """Messages that are not final."""
     nbd_connections: _builtins.int
@@ -1908,6 +1945,10 @@ class GroupStatus(_message.Message):
     def fence_held(self) -> _duration_pb2.Duration:
         """How long a fence has been holding writes back right now; unset if none does."""
 
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentStatus]:
+        """Sessions of agents, in the order of their applications."""
+
     def __init__(
         self,
         *,
@@ -1919,14 +1960,57 @@ class GroupStatus(_message.Message):
         applications: _abc.Iterable[_builtins.str] | None = ...,
         nbd_connections: _builtins.int = ...,
         fence_held: _duration_pb2.Duration | None = ...,
+        agents: _abc.Iterable[Global___AgentStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence_held", b"fence_held", "group", b"group", "log", b"log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applications", b"applications", "fence_held", b"fence_held", "group", b"group", "links", b"links", "log", b"log", "nbd_connections", b"nbd_connections", "pending_messages", b"pending_messages", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "applications", b"applications", "fence_held", b"fence_held", "group", b"group", "links", b"links", "log", b"log", "nbd_connections", b"nbd_connections", "pending_messages", b"pending_messages", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GroupStatus: _TypeAlias = GroupStatus  # noqa: Y015
+
+@_typing.final
+class AgentStatus(_message.Message):
+    """One agent's session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    CONNECT_TIME_FIELD_NUMBER: _builtins.int
+    HELD_FOR_FIELD_NUMBER: _builtins.int
+    application: _builtins.str
+    """The application it quiesces."""
+    kind: _builtins.str
+    """How it quiesces: command, sync, fsfreeze or postgres."""
+    host: _builtins.str
+    """Where it runs, as it said."""
+    @_builtins.property
+    def connect_time(self) -> _timestamp_pb2.Timestamp:
+        """When the session was opened."""
+
+    @_builtins.property
+    def held_for(self) -> _duration_pb2.Duration:
+        """How long it has been holding the application; unset if it does not."""
+
+    def __init__(
+        self,
+        *,
+        application: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        host: _builtins.str = ...,
+        connect_time: _timestamp_pb2.Timestamp | None = ...,
+        held_for: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connect_time", b"connect_time", "held_for", b"held_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "connect_time", b"connect_time", "held_for", b"held_for", "host", b"host", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentStatus: _TypeAlias = AgentStatus  # noqa: Y015
 
 @_typing.final
 class PrimaryServiceWatchEventsRequest(_message.Message):

@@ -352,8 +352,9 @@ class PrimaryServiceServicer:
 
     def HoldQuiesce(self, request_iterator, context):
         """An agent's session beside an application: the Primary asks it to quiesce and to resume. The agent
-        opens first and once, then heartbeats every second; the session's end ends a hold. Role `quiesce`.
-        Answers UNIMPLEMENTED until its release.
+        opens first and once, then heartbeats every second; the session's end ends a hold. A second session
+        under one application name is refused with ALREADY_EXISTS; the application must be registered
+        here. Role `quiesce`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -111,8 +111,9 @@ class PrimaryServiceStub:
     """
     HoldQuiesce: _grpc.StreamStreamMultiCallable[_primary_pb2.HoldQuiesceRequest, _primary_pb2.HoldQuiesceResponse]
     """An agent's session beside an application: the Primary asks it to quiesce and to resume. The agent
-    opens first and once, then heartbeats every second; the session's end ends a hold. Role `quiesce`.
-    Answers UNIMPLEMENTED until its release.
+    opens first and once, then heartbeats every second; the session's end ends a hold. A second session
+    under one application name is refused with ALREADY_EXISTS; the application must be registered
+    here. Role `quiesce`.
     """
     ReadLog: _grpc.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceReadLogRequest, _primary_pb2.PrimaryServiceReadLogResponse]
     """Returns records of the group's log, typed, for looking at. Role `operate`. OUT_OF_RANGE: the log
@@ -200,8 +201,9 @@ class PrimaryServiceAsyncStub(PrimaryServiceStub):
     """
     HoldQuiesce: _aio.StreamStreamMultiCallable[_primary_pb2.HoldQuiesceRequest, _primary_pb2.HoldQuiesceResponse]  # type: ignore[assignment]
     """An agent's session beside an application: the Primary asks it to quiesce and to resume. The agent
-    opens first and once, then heartbeats every second; the session's end ends a hold. Role `quiesce`.
-    Answers UNIMPLEMENTED until its release.
+    opens first and once, then heartbeats every second; the session's end ends a hold. A second session
+    under one application name is refused with ALREADY_EXISTS; the application must be registered
+    here. Role `quiesce`.
     """
     ReadLog: _aio.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceReadLogRequest, _primary_pb2.PrimaryServiceReadLogResponse]  # type: ignore[assignment]
     """Returns records of the group's log, typed, for looking at. Role `operate`. OUT_OF_RANGE: the log
@@ -430,8 +432,9 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_primary_pb2.HoldQuiesceResponse], _abc.AsyncIterator[_primary_pb2.HoldQuiesceResponse]]:
         """An agent's session beside an application: the Primary asks it to quiesce and to resume. The agent
-        opens first and once, then heartbeats every second; the session's end ends a hold. Role `quiesce`.
-        Answers UNIMPLEMENTED until its release.
+        opens first and once, then heartbeats every second; the session's end ends a hold. A second session
+        under one application name is refused with ALREADY_EXISTS; the application must be registered
+        here. Role `quiesce`.
         """
 
     @_abc_1.abstractmethod

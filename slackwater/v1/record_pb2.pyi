@@ -238,6 +238,8 @@ class IbcMessage(_message.Message):
     FENCE_HELD_SECONDS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
     QUIESCED_FIELD_NUMBER: _builtins.int
+    FREEZE_TIMEOUT_CHOSEN_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The message's id, unique in the group: the last part of `groups/g/messages/<id>`."""
     application: _builtins.str
@@ -262,6 +264,10 @@ class IbcMessage(_message.Message):
     """How long the Primary held writes back, in seconds; 0 without a fence."""
     snapshot_id: _builtins.str
     """For behaviour SNAPSHOT: the id of the snapshot to take. Otherwise empty."""
+    freeze_timeout_chosen: _builtins.bool
+    """True if the sender chose the freeze timeout; then it ends a freeze even under a living lease."""
+    task: _builtins.str
+    """The task that sent it, `tasks/<task>`, for people and commands; empty if none."""
     @_builtins.property
     def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the links the message goes to; empty: every link attached when it was sent."""
@@ -287,10 +293,12 @@ class IbcMessage(_message.Message):
         fence_held_seconds: _builtins.float = ...,
         snapshot_id: _builtins.str = ...,
         quiesced: _abc.Iterable[_builtins.str] | None = ...,
+        freeze_timeout_chosen: _builtins.bool = ...,
+        task: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "data", b"data", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "behaviour", b"behaviour", "body", b"body", "data", b"data", "deliver_timeout_seconds", b"deliver_timeout_seconds", "fence_held_seconds", b"fence_held_seconds", "fenced", b"fenced", "freeze_timeout_seconds", b"freeze_timeout_seconds", "links", b"links", "message_id", b"message_id", "quiesced", b"quiesced", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "text", b"text", "unregistered_timeout_seconds", b"unregistered_timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "behaviour", b"behaviour", "body", b"body", "data", b"data", "deliver_timeout_seconds", b"deliver_timeout_seconds", "fence_held_seconds", b"fence_held_seconds", "fenced", b"fenced", "freeze_timeout_chosen", b"freeze_timeout_chosen", "freeze_timeout_seconds", b"freeze_timeout_seconds", "links", b"links", "message_id", b"message_id", "quiesced", b"quiesced", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "task", b"task", "text", b"text", "unregistered_timeout_seconds", b"unregistered_timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["data", "text"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -332,6 +340,7 @@ class Outcome(_message.Message):
     GRADE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
+    REPORTS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The message judged."""
     state: Global___Outcome.State.ValueType
@@ -342,6 +351,10 @@ class Outcome(_message.Message):
     """What the judgement rests on, as text for people and as JSON for tools."""
     window_seconds: _builtins.float
     """Length of the quiesce window on the Primary, in seconds."""
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuiesceReport]:
+        """What each quiescer said, in the order of their names."""
+
     def __init__(
         self,
         *,
@@ -350,14 +363,61 @@ class Outcome(_message.Message):
         grade: _common_pb2.SnapshotGrade.ValueType = ...,
         evidence: _builtins.str = ...,
         window_seconds: _builtins.float = ...,
+        reports: _abc.Iterable[Global___QuiesceReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "grade", b"grade", "message_id", b"message_id", "state", b"state", "window_seconds", b"window_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "grade", b"grade", "message_id", b"message_id", "reports", b"reports", "state", b"state", "window_seconds", b"window_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class QuiesceReport(_message.Message):
+    """What one quiescer said about its hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLICATION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    RESUME_ANSWER_FIELD_NUMBER: _builtins.int
+    UNBROKEN_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    HELD_SECONDS_FIELD_NUMBER: _builtins.int
+    application: _builtins.str
+    """The application name of its session."""
+    kind: _builtins.str
+    """How it quiesces: command, sync, fsfreeze or postgres."""
+    answer: _builtins.str
+    """What it answered when the application was held."""
+    resume_answer: _builtins.str
+    """What it answered when the application went on."""
+    unbroken: _builtins.bool
+    """True if the hold was unbroken from its answer to its resume."""
+    problem: _builtins.str
+    """What went wrong, as one sentence; empty if nothing did."""
+    held_seconds: _builtins.float
+    """From its answer to its resume, in seconds."""
+    def __init__(
+        self,
+        *,
+        application: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        resume_answer: _builtins.str = ...,
+        unbroken: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+        held_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "application", b"application", "held_seconds", b"held_seconds", "kind", b"kind", "problem", b"problem", "resume_answer", b"resume_answer", "unbroken", b"unbroken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuiesceReport: _TypeAlias = QuiesceReport  # noqa: Y015
 
 @_typing.final
 class EpochChange(_message.Message):

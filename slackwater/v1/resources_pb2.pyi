@@ -462,6 +462,9 @@ class Message(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     DELIVER_TIMEOUT_FIELD_NUMBER: _builtins.int
     FREEZE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    QUIESCED_FIELD_NUMBER: _builtins.int
+    JUDGEMENT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>/messages/<id>`."""
     application: _builtins.str
@@ -480,6 +483,8 @@ class Message(_message.Message):
     """True if it was placed under a fence."""
     outcome: _record_pb2.Outcome.State.ValueType
     """What the quiesce was worth; unspecified while not known or if there was none."""
+    task: _builtins.str
+    """The task that sent it, `tasks/<task>`; empty if none."""
     @_builtins.property
     def position(self) -> _common_pb2.Position:
         """Its place in the group's history."""
@@ -504,6 +509,14 @@ class Message(_message.Message):
     def freeze_timeout(self) -> _duration_pb2.Duration:
         """How long a freeze may last; 0: for ever."""
 
+    @_builtins.property
+    def quiesced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The applications that were quiesced around it; empty: none."""
+
+    @_builtins.property
+    def judgement(self) -> _record_pb2.Outcome:
+        """The outcome with its evidence; unset while `outcome` is unspecified."""
+
     def __init__(
         self,
         *,
@@ -522,10 +535,13 @@ class Message(_message.Message):
         outcome: _record_pb2.Outcome.State.ValueType = ...,
         deliver_timeout: _duration_pb2.Duration | None = ...,
         freeze_timeout: _duration_pb2.Duration | None = ...,
+        quiesced: _abc.Iterable[_builtins.str] | None = ...,
+        judgement: _record_pb2.Outcome | None = ...,
+        task: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "data", b"data", "deliver_timeout", b"deliver_timeout", "fence_held", b"fence_held", "freeze_timeout", b"freeze_timeout", "position", b"position", "send_time", b"send_time", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "data", b"data", "deliver_timeout", b"deliver_timeout", "fence_held", b"fence_held", "freeze_timeout", b"freeze_timeout", "judgement", b"judgement", "position", b"position", "send_time", b"send_time", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "behaviour", b"behaviour", "body", b"body", "body_bytes", b"body_bytes", "data", b"data", "deliver_timeout", b"deliver_timeout", "fence_held", b"fence_held", "fenced", b"fenced", "final", b"final", "freeze_timeout", b"freeze_timeout", "name", b"name", "outcome", b"outcome", "position", b"position", "send_time", b"send_time", "text", b"text", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "behaviour", b"behaviour", "body", b"body", "body_bytes", b"body_bytes", "data", b"data", "deliver_timeout", b"deliver_timeout", "fence_held", b"fence_held", "fenced", b"fenced", "final", b"final", "freeze_timeout", b"freeze_timeout", "judgement", b"judgement", "name", b"name", "outcome", b"outcome", "position", b"position", "quiesced", b"quiesced", "send_time", b"send_time", "task", b"task", "text", b"text", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["data", "text"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -720,6 +736,7 @@ class Freeze(_message.Message):
     BACKLOG_BYTES_FIELD_NUMBER: _builtins.int
     NEXT_COMMAND_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    LEASED_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """`groups/<group>/messages/<id>`."""
     application: _builtins.str
@@ -732,6 +749,8 @@ class Freeze(_message.Message):
     """Bytes received while standing here and not applied."""
     next_command: _builtins.str
     """A command that moves it on, to be typed as it stands."""
+    leased: _builtins.bool
+    """True while a lease (HoldMessage) owns the freeze."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """When the phase began, by this machine's clock."""
@@ -761,10 +780,11 @@ class Freeze(_message.Message):
         backlog_bytes: _builtins.int = ...,
         next_command: _builtins.str = ...,
         position: _common_pb2.Position | None = ...,
+        leased: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "position", b"position", "remaining", b"remaining", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "backlog_bytes", b"backlog_bytes", "deadline", b"deadline", "holder", b"holder", "message", b"message", "next_command", b"next_command", "phase", b"phase", "position", b"position", "remaining", b"remaining", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "backlog_bytes", b"backlog_bytes", "deadline", b"deadline", "holder", b"holder", "leased", b"leased", "message", b"message", "next_command", b"next_command", "phase", b"phase", "position", b"position", "remaining", b"remaining", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -789,6 +809,12 @@ class Snapshot(_message.Message):
     EXPORTED_FIELD_NUMBER: _builtins.int
     GUARD_FIELD_NUMBER: _builtins.int
     CREATE_DURATION_FIELD_NUMBER: _builtins.int
+    JUDGEMENT_FIELD_NUMBER: _builtins.int
+    AWAITS_OUTCOME_FIELD_NUMBER: _builtins.int
+    FENCE_HELD_FIELD_NUMBER: _builtins.int
+    FROZEN_FOR_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    HOLD_NOTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>/snapshots/<snapshot>`."""
     uid: _builtins.str
@@ -807,6 +833,12 @@ class Snapshot(_message.Message):
     """True while it is exported over NBD."""
     guard: _builtins.bool
     """True if it guards the replica during a sync; goes by itself when that is done."""
+    awaits_outcome: _builtins.bool
+    """True while the outcome of its message is still to come: the grade may rise."""
+    held: _builtins.bool
+    """True while it is held: retention passes it by and it cannot be deleted."""
+    hold_note: _builtins.str
+    """Why it is held, as the holder said."""
     @_builtins.property
     def position(self) -> _common_pb2.Position:
         """The position its contents are."""
@@ -822,6 +854,18 @@ class Snapshot(_message.Message):
     @_builtins.property
     def create_duration(self) -> _duration_pb2.Duration:
         """How long making it took."""
+
+    @_builtins.property
+    def judgement(self) -> _record_pb2.Outcome:
+        """The outcome of the message it was taken at, once applied; unset before or if none follows."""
+
+    @_builtins.property
+    def fence_held(self) -> _duration_pb2.Duration:
+        """How long the Primary held writes back for its message; unset without a fence."""
+
+    @_builtins.property
+    def frozen_for(self) -> _duration_pb2.Duration:
+        """How long applying had stood at its message when it was made; unset if it did not stand."""
 
     def __init__(
         self,
@@ -839,10 +883,16 @@ class Snapshot(_message.Message):
         exported: _builtins.bool = ...,
         guard: _builtins.bool = ...,
         create_duration: _duration_pb2.Duration | None = ...,
+        judgement: _record_pb2.Outcome | None = ...,
+        awaits_outcome: _builtins.bool = ...,
+        fence_held: _duration_pb2.Duration | None = ...,
+        frozen_for: _duration_pb2.Duration | None = ...,
+        held: _builtins.bool = ...,
+        hold_note: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_duration", b"create_duration", "create_time", b"create_time", "position", b"position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_duration", b"create_duration", "create_time", b"create_time", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "judgement", b"judgement", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_duration", b"create_duration", "create_time", b"create_time", "exported", b"exported", "grade", b"grade", "grade_reason", b"grade_reason", "guard", b"guard", "message", b"message", "name", b"name", "position", b"position", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaits_outcome", b"awaits_outcome", "create_duration", b"create_duration", "create_time", b"create_time", "exported", b"exported", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "grade", b"grade", "grade_reason", b"grade_reason", "guard", b"guard", "held", b"held", "hold_note", b"hold_note", "judgement", b"judgement", "message", b"message", "name", b"name", "position", b"position", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

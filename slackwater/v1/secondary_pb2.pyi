@@ -356,12 +356,14 @@ class DeliveredMessage(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     REDELIVERED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>/messages/<id>`; the same at every repeated delivery."""
     application: _builtins.str
     """The application name."""
     behaviour: _common_pb2.MessageBehaviour.ValueType
-    """FREEZE: the replica stands at the message. NOTIFY: it went on."""
+    """FREEZE: the replica stands at the message. NOTIFY, SNAPSHOT: it went on."""
     data: _builtins.bytes
     """As bytes."""
     text: _builtins.str
@@ -372,6 +374,10 @@ class DeliveredMessage(_message.Message):
     """True if it was handed over before."""
     dropped: _builtins.int
     """Messages of this application that were dropped since the last one handed over."""
+    snapshot: _builtins.str
+    """For SNAPSHOT: the snapshot taken at the message, `groups/<group>/snapshots/<snapshot>`."""
+    task: _builtins.str
+    """The task that sent it, `tasks/<task>`; empty if none."""
     @_builtins.property
     def position(self) -> _common_pb2.Position:
         """Its place in the group's history."""
@@ -398,10 +404,12 @@ class DeliveredMessage(_message.Message):
         remaining: _duration_pb2.Duration | None = ...,
         redelivered: _builtins.bool = ...,
         dropped: _builtins.int = ...,
+        snapshot: _builtins.str = ...,
+        task: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "data", b"data", "position", b"position", "remaining", b"remaining", "send_time", b"send_time", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "behaviour", b"behaviour", "body", b"body", "data", b"data", "dropped", b"dropped", "fenced", b"fenced", "name", b"name", "position", b"position", "redelivered", b"redelivered", "remaining", b"remaining", "send_time", b"send_time", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "behaviour", b"behaviour", "body", b"body", "data", b"data", "dropped", b"dropped", "fenced", b"fenced", "name", b"name", "position", b"position", "redelivered", b"redelivered", "remaining", b"remaining", "send_time", b"send_time", "snapshot", b"snapshot", "task", b"task", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["data", "text"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -1059,6 +1067,110 @@ class SecondaryServiceDeleteSnapshotResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SecondaryServiceDeleteSnapshotResponse: _TypeAlias = SecondaryServiceDeleteSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class HoldSnapshotRequest(_message.Message):
+    """Request of HoldSnapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/snapshots/<snapshot>`."""
+    note: _builtins.str
+    """Why, for people; at most 200 characters."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldSnapshotRequest: _TypeAlias = HoldSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class HoldSnapshotResponse(_message.Message):
+    """Response of HoldSnapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> _resources_pb2.Snapshot:
+        """The snapshot."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: _resources_pb2.Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldSnapshotResponse: _TypeAlias = HoldSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseSnapshotRequest(_message.Message):
+    """Request of ReleaseSnapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/snapshots/<snapshot>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseSnapshotRequest: _TypeAlias = ReleaseSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseSnapshotResponse(_message.Message):
+    """Response of ReleaseSnapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> _resources_pb2.Snapshot:
+        """The snapshot."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: _resources_pb2.Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseSnapshotResponse: _TypeAlias = ReleaseSnapshotResponse  # noqa: Y015
 
 @_typing.final
 class SecondaryServiceExportSnapshotRequest(_message.Message):

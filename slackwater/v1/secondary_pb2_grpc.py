@@ -110,6 +110,16 @@ class SecondaryServiceStub:
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteSnapshotRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteSnapshotResponse.FromString,
                 _registered_method=True)
+        self.HoldSnapshot = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/HoldSnapshot',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.HoldSnapshotRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.HoldSnapshotResponse.FromString,
+                _registered_method=True)
+        self.ReleaseSnapshot = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/ReleaseSnapshot',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.ReleaseSnapshotRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.ReleaseSnapshotResponse.FromString,
+                _registered_method=True)
         self.ExportSnapshot = channel.unary_unary(
                 '/slackwater.v1.SecondaryService/ExportSnapshot',
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceExportSnapshotRequest.SerializeToString,
@@ -219,8 +229,10 @@ class SecondaryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def HoldMessage(self, request_iterator, context):
-        """Takes a message and holds its freeze for as long as the stream lives, with a heartbeat every
-        second both ways. Role `message`. Answers UNIMPLEMENTED until its release.
+        """Takes a message and owns its freeze by a lease: a heartbeat every second both ways. Without one
+        for the lease grace (5 s) the freeze ends with LEASE_LOST, unless the holder comes back naming the
+        message. While the lease lives the freeze timeout ends the freeze only if the sender chose it. A
+        NOTIFY or SNAPSHOT message is handed over without a lease. Role `message`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -273,7 +285,21 @@ class SecondaryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSnapshot(self, request, context):
-        """Removes a snapshot. FAILED_PRECONDITION while it is exported. Role `operate`.
+        """Removes a snapshot. FAILED_PRECONDITION while it is exported or held. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldSnapshot(self, request, context):
+        """Holds a snapshot: retention passes it by, and it cannot be deleted. Durable. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseSnapshot(self, request, context):
+        """Takes a hold back; a snapshot that is not held is returned as it is. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -425,6 +451,16 @@ def add_SecondaryServiceServicer_to_server(servicer, server):
                     servicer.DeleteSnapshot,
                     request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteSnapshotRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteSnapshotResponse.SerializeToString,
+            ),
+            'HoldSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldSnapshot,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.HoldSnapshotRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.HoldSnapshotResponse.SerializeToString,
+            ),
+            'ReleaseSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseSnapshot,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.ReleaseSnapshotRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.ReleaseSnapshotResponse.SerializeToString,
             ),
             'ExportSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.ExportSnapshot,
@@ -878,6 +914,60 @@ class SecondaryService:
             '/slackwater.v1.SecondaryService/DeleteSnapshot',
             slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteSnapshotRequest.SerializeToString,
             slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/HoldSnapshot',
+            slackwater_dot_v1_dot_secondary__pb2.HoldSnapshotRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.HoldSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/ReleaseSnapshot',
+            slackwater_dot_v1_dot_secondary__pb2.ReleaseSnapshotRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.ReleaseSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,8 +63,10 @@ class SecondaryServiceStub:
     `message`.
     """
     HoldMessage: _grpc.StreamStreamMultiCallable[_secondary_pb2.HoldMessageRequest, _secondary_pb2.HoldMessageResponse]
-    """Takes a message and holds its freeze for as long as the stream lives, with a heartbeat every
-    second both ways. Role `message`. Answers UNIMPLEMENTED until its release.
+    """Takes a message and owns its freeze by a lease: a heartbeat every second both ways. Without one
+    for the lease grace (5 s) the freeze ends with LEASE_LOST, unless the holder comes back naming the
+    message. While the lease lives the freeze timeout ends the freeze only if the sender chose it. A
+    NOTIFY or SNAPSHOT message is handed over without a lease. Role `message`.
     """
     Unfreeze: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.UnfreezeRequest, _secondary_pb2.UnfreezeResponse]
     """Ends the freeze at a message. FAILED_PRECONDITION if the replica does not stand at it, saying how
@@ -86,7 +88,11 @@ class SecondaryServiceStub:
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceListSnapshotsRequest, _secondary_pb2.SecondaryServiceListSnapshotsResponse]
     """Lists the snapshots of a group, newest first. Role `view`."""
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceDeleteSnapshotRequest, _secondary_pb2.SecondaryServiceDeleteSnapshotResponse]
-    """Removes a snapshot. FAILED_PRECONDITION while it is exported. Role `operate`."""
+    """Removes a snapshot. FAILED_PRECONDITION while it is exported or held. Role `operate`."""
+    HoldSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.HoldSnapshotRequest, _secondary_pb2.HoldSnapshotResponse]
+    """Holds a snapshot: retention passes it by, and it cannot be deleted. Durable. Role `operate`."""
+    ReleaseSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.ReleaseSnapshotRequest, _secondary_pb2.ReleaseSnapshotResponse]
+    """Takes a hold back; a snapshot that is not held is returned as it is. Role `operate`."""
     ExportSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceExportSnapshotRequest, _secondary_pb2.SecondaryServiceExportSnapshotResponse]
     """Exports the volumes of a snapshot read-only over NBD. Role `operate`."""
     UnexportSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceUnexportSnapshotRequest, _secondary_pb2.SecondaryServiceUnexportSnapshotResponse]
@@ -149,8 +155,10 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     `message`.
     """
     HoldMessage: _aio.StreamStreamMultiCallable[_secondary_pb2.HoldMessageRequest, _secondary_pb2.HoldMessageResponse]  # type: ignore[assignment]
-    """Takes a message and holds its freeze for as long as the stream lives, with a heartbeat every
-    second both ways. Role `message`. Answers UNIMPLEMENTED until its release.
+    """Takes a message and owns its freeze by a lease: a heartbeat every second both ways. Without one
+    for the lease grace (5 s) the freeze ends with LEASE_LOST, unless the holder comes back naming the
+    message. While the lease lives the freeze timeout ends the freeze only if the sender chose it. A
+    NOTIFY or SNAPSHOT message is handed over without a lease. Role `message`.
     """
     Unfreeze: _aio.UnaryUnaryMultiCallable[_secondary_pb2.UnfreezeRequest, _secondary_pb2.UnfreezeResponse]  # type: ignore[assignment]
     """Ends the freeze at a message. FAILED_PRECONDITION if the replica does not stand at it, saying how
@@ -172,7 +180,11 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceListSnapshotsRequest, _secondary_pb2.SecondaryServiceListSnapshotsResponse]  # type: ignore[assignment]
     """Lists the snapshots of a group, newest first. Role `view`."""
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceDeleteSnapshotRequest, _secondary_pb2.SecondaryServiceDeleteSnapshotResponse]  # type: ignore[assignment]
-    """Removes a snapshot. FAILED_PRECONDITION while it is exported. Role `operate`."""
+    """Removes a snapshot. FAILED_PRECONDITION while it is exported or held. Role `operate`."""
+    HoldSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.HoldSnapshotRequest, _secondary_pb2.HoldSnapshotResponse]  # type: ignore[assignment]
+    """Holds a snapshot: retention passes it by, and it cannot be deleted. Durable. Role `operate`."""
+    ReleaseSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.ReleaseSnapshotRequest, _secondary_pb2.ReleaseSnapshotResponse]  # type: ignore[assignment]
+    """Takes a hold back; a snapshot that is not held is returned as it is. Role `operate`."""
     ExportSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceExportSnapshotRequest, _secondary_pb2.SecondaryServiceExportSnapshotResponse]  # type: ignore[assignment]
     """Exports the volumes of a snapshot read-only over NBD. Role `operate`."""
     UnexportSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceUnexportSnapshotRequest, _secondary_pb2.SecondaryServiceUnexportSnapshotResponse]  # type: ignore[assignment]
@@ -280,8 +292,10 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_secondary_pb2.HoldMessageRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_secondary_pb2.HoldMessageResponse], _abc.AsyncIterator[_secondary_pb2.HoldMessageResponse]]:
-        """Takes a message and holds its freeze for as long as the stream lives, with a heartbeat every
-        second both ways. Role `message`. Answers UNIMPLEMENTED until its release.
+        """Takes a message and owns its freeze by a lease: a heartbeat every second both ways. Without one
+        for the lease grace (5 s) the freeze ends with LEASE_LOST, unless the holder comes back naming the
+        message. While the lease lives the freeze timeout ends the freeze only if the sender chose it. A
+        NOTIFY or SNAPSHOT message is handed over without a lease. Role `message`.
         """
 
     @_abc_1.abstractmethod
@@ -345,7 +359,23 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secondary_pb2.SecondaryServiceDeleteSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secondary_pb2.SecondaryServiceDeleteSnapshotResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceDeleteSnapshotResponse]]:
-        """Removes a snapshot. FAILED_PRECONDITION while it is exported. Role `operate`."""
+        """Removes a snapshot. FAILED_PRECONDITION while it is exported or held. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def HoldSnapshot(
+        self,
+        request: _secondary_pb2.HoldSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.HoldSnapshotResponse, _abc.Awaitable[_secondary_pb2.HoldSnapshotResponse]]:
+        """Holds a snapshot: retention passes it by, and it cannot be deleted. Durable. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def ReleaseSnapshot(
+        self,
+        request: _secondary_pb2.ReleaseSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.ReleaseSnapshotResponse, _abc.Awaitable[_secondary_pb2.ReleaseSnapshotResponse]]:
+        """Takes a hold back; a snapshot that is not held is returned as it is. Role `operate`."""
 
     @_abc_1.abstractmethod
     def ExportSnapshot(

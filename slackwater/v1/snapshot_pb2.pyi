@@ -16,6 +16,8 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from slackwater.v1 import common_pb2 as _common_pb2
+from slackwater.v1 import primary_pb2 as _primary_pb2
+from slackwater.v1 import record_pb2 as _record_pb2
 from slackwater.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
 import sys
@@ -201,6 +203,11 @@ class Run(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     FROZEN_FOR_FIELD_NUMBER: _builtins.int
     SNAPSHOT_DURATION_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    JUDGEMENT_FIELD_NUMBER: _builtins.int
+    QUIESCE_WINDOW_FIELD_NUMBER: _builtins.int
+    FENCE_HELD_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tasks/<task>/runs/<id>`; the built-in task is `snapshot`."""
     group: _builtins.str
@@ -215,6 +222,8 @@ class Run(_message.Message):
     """The snapshot's grade when it was made."""
     message: _builtins.str
     """The message it stood at, `groups/<group>/messages/<id>`; empty if none."""
+    schedule: _builtins.str
+    """The schedule that started it, `schedules/<schedule>`; empty if none did."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunStep]:
         """The steps so far, in order."""
@@ -239,6 +248,22 @@ class Run(_message.Message):
     def snapshot_duration(self) -> _duration_pb2.Duration:
         """How long taking the snapshot took; unset before."""
 
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunReplica]:
+        """For a task: one for each Secondary, in the order of the links."""
+
+    @_builtins.property
+    def judgement(self) -> _record_pb2.Outcome:
+        """The outcome of the quiesce, once known; unset if none."""
+
+    @_builtins.property
+    def quiesce_window(self) -> _duration_pb2.Duration:
+        """From the first agent's answer to the last one's resume; unset without a quiesce."""
+
+    @_builtins.property
+    def fence_held(self) -> _duration_pb2.Duration:
+        """How long the fence held writes back; unset without a fence."""
+
     def __init__(
         self,
         *,
@@ -255,14 +280,87 @@ class Run(_message.Message):
         position: _common_pb2.Position | None = ...,
         frozen_for: _duration_pb2.Duration | None = ...,
         snapshot_duration: _duration_pb2.Duration | None = ...,
+        replicas: _abc.Iterable[Global___RunReplica] | None = ...,
+        judgement: _record_pb2.Outcome | None = ...,
+        quiesce_window: _duration_pb2.Duration | None = ...,
+        fence_held: _duration_pb2.Duration | None = ...,
+        schedule: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "frozen_for", b"frozen_for", "position", b"position", "snapshot_duration", b"snapshot_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "judgement", b"judgement", "position", b"position", "quiesce_window", b"quiesce_window", "snapshot_duration", b"snapshot_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "frozen_for", b"frozen_for", "grade", b"grade", "group", b"group", "message", b"message", "name", b"name", "position", b"position", "snapshot", b"snapshot", "snapshot_duration", b"snapshot_duration", "state", b"state", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "grade", b"grade", "group", b"group", "judgement", b"judgement", "message", b"message", "name", b"name", "position", b"position", "quiesce_window", b"quiesce_window", "replicas", b"replicas", "schedule", b"schedule", "snapshot", b"snapshot", "snapshot_duration", b"snapshot_duration", "state", b"state", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class RunReplica(_message.Message):
+    """What a run did on one Secondary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINK_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    FROZEN_FOR_FIELD_NUMBER: _builtins.int
+    NBD_URIS_FIELD_NUMBER: _builtins.int
+    link: _builtins.str
+    """Id of the link."""
+    endpoint: _builtins.str
+    """host:port of the Secondary."""
+    state: Global___Run.State.ValueType
+    """Whether it is over there, and how."""
+    error: _builtins.str
+    """Why it failed, as one sentence; empty otherwise."""
+    verdict: _common_pb2.VerdictState.ValueType
+    """What became of the message on this link."""
+    snapshot: _builtins.str
+    """The snapshot made there, `groups/<group>/snapshots/<snapshot>`; empty if none."""
+    grade: _common_pb2.SnapshotGrade.ValueType
+    """The snapshot's grade as last seen."""
+    confirmed: _builtins.bool
+    """True if the grade rests on a CONFIRMED outcome applied there."""
+    @_builtins.property
+    def position(self) -> _common_pb2.Position:
+        """The snapshot's position; unset before."""
+
+    @_builtins.property
+    def frozen_for(self) -> _duration_pb2.Duration:
+        """How long applying stood still there; unset if it did not."""
+
+    @_builtins.property
+    def nbd_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """NBD URIs while the run exports the snapshot."""
+
+    def __init__(
+        self,
+        *,
+        link: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        state: Global___Run.State.ValueType = ...,
+        error: _builtins.str = ...,
+        verdict: _common_pb2.VerdictState.ValueType = ...,
+        snapshot: _builtins.str = ...,
+        grade: _common_pb2.SnapshotGrade.ValueType = ...,
+        confirmed: _builtins.bool = ...,
+        position: _common_pb2.Position | None = ...,
+        frozen_for: _duration_pb2.Duration | None = ...,
+        nbd_uris: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frozen_for", b"frozen_for", "position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "endpoint", b"endpoint", "error", b"error", "frozen_for", b"frozen_for", "grade", b"grade", "link", b"link", "nbd_uris", b"nbd_uris", "position", b"position", "snapshot", b"snapshot", "state", b"state", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunReplica: _TypeAlias = RunReplica  # noqa: Y015
 
 @_typing.final
 class RunStep(_message.Message):
@@ -275,12 +373,21 @@ class RunStep(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    EXIT_STATUS_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """What is done, for example `receive`, `snapshot`, `unfreeze`."""
     error: _builtins.str
     """Why it failed; empty otherwise."""
     output: _builtins.str
     """What a command printed, at most 64 KiB."""
+    link: _builtins.str
+    """Id of the link it is done for; empty: once for the run."""
+    where: _builtins.str
+    """Where it is done: primary, secondary or manager."""
+    exit_status: _builtins.int
+    """Exit status of a command that ended; 128 and the signal's number if a signal ended it."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -297,12 +404,17 @@ class RunStep(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         error: _builtins.str = ...,
         output: _builtins.str = ...,
+        link: _builtins.str = ...,
+        where: _builtins.str = ...,
+        exit_status: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_status", b"_exit_status", "end_time", b"end_time", "exit_status", b"exit_status", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "error", b"error", "output", b"output", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_status", b"_exit_status", "end_time", b"end_time", "error", b"error", "exit_status", b"exit_status", "link", b"link", "output", b"output", "start_time", b"start_time", "step", b"step", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__exit_status: _TypeAlias = _typing.Literal["exit_status"]  # noqa: Y015
+    _WhichOneofArgType__exit_status: _TypeAlias = _typing.Literal["_exit_status", b"_exit_status"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_status) -> _WhichOneofReturnType__exit_status | None: ...
 
 Global___RunStep: _TypeAlias = RunStep  # noqa: Y015
 
@@ -315,22 +427,36 @@ class StartTaskRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    ALL_LINKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tasks/<task>`."""
     request_id: _builtins.str
     """Makes a repeated call safe."""
     validate_only: _builtins.bool
-    """True: check everything, start nothing."""
+    """True: check everything, start nothing, and return the plan."""
+    group: _builtins.str
+    """The group, `groups/<group>`; empty: the task's."""
+    all_links: _builtins.bool
+    """True: every attached link."""
+    @_builtins.property
+    def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the links it takes in; empty: the task's, or the group's only one."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        group: _builtins.str = ...,
+        links: _abc.Iterable[_builtins.str] | None = ...,
+        all_links: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_links", b"all_links", "group", b"group", "links", b"links", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -343,22 +469,72 @@ class StartTaskResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run:
         """The run; unset if only validated."""
+
+    @_builtins.property
+    def plan(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedStep]:
+        """What would be done, in order; only if validated."""
 
     def __init__(
         self,
         *,
         run: Global___Run | None = ...,
+        plan: _abc.Iterable[Global___PlannedStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartTaskResponse: _TypeAlias = StartTaskResponse  # noqa: Y015
+
+@_typing.final
+class PlannedStep(_message.Message):
+    """One step as it would be done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """What is done, for example `receive`, `snapshot`, `unfreeze`."""
+    where: _builtins.str
+    """Where it is done: primary, secondary or manager."""
+    holds: _builtins.str
+    """What stands still meanwhile, as a few words; empty: nothing."""
+    detail: _builtins.str
+    """The command line, for a command; otherwise a few words."""
+    link: _builtins.str
+    """Id of the link it is done for; empty: once for the run."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it may take; unset: not bounded by the task."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        where: _builtins.str = ...,
+        holds: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        detail: _builtins.str = ...,
+        link: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "holds", b"holds", "link", b"link", "step", b"step", "timeout", b"timeout", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedStep: _TypeAlias = PlannedStep  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):
@@ -1050,8 +1226,8 @@ Global___DeleteTaskResponse: _TypeAlias = DeleteTaskResponse  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
-    """The whole cycle around one message, defined once. Each step names a built-in, a command of the
-    task's directory, or nothing.
+    """The whole cycle around one message, defined once. Steps of the Secondary's side run in the snapshot
+    service, in order; the quiesce is the Primary's agents' part.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1061,36 +1237,71 @@ class Task(_message.Message):
     APPLICATION_FIELD_NUMBER: _builtins.int
     BEHAVIOUR_FIELD_NUMBER: _builtins.int
     QUIESCE_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    FENCE_TIMEOUT_FIELD_NUMBER: _builtins.int
     PREFREEZE_FIELD_NUMBER: _builtins.int
     ONFREEZE_FIELD_NUMBER: _builtins.int
     POSTFREEZE_FIELD_NUMBER: _builtins.int
     STEP_TIMEOUT_FIELD_NUMBER: _builtins.int
+    DELIVER_TIMEOUT_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_PREFIX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tasks/<id>`."""
+    """`tasks/<task>`."""
     group: _builtins.str
-    """The group, `groups/<group>`."""
+    """The group, `groups/<group>`; empty: named by whoever starts it."""
     application: _builtins.str
-    """The application name of its messages."""
+    """The application name of its messages; empty: the task's id."""
     behaviour: _common_pb2.MessageBehaviour.ValueType
-    """What Secondaries do at them; unspecified: SNAPSHOT."""
-    prefreeze: _builtins.str
-    """Runs on the Secondary's side first; its failure ends the run before anything is sent."""
-    onfreeze: _builtins.str
-    """Runs while the replica stands at the message; empty: take a snapshot."""
-    postfreeze: _builtins.str
-    """Runs once applying goes on."""
+    """What Secondaries do at them. Unspecified: FREEZE if `onfreeze` has steps, else SNAPSHOT."""
+    fence: _builtins.bool
+    """Admit no write while the message is placed. Unset: true if `quiesce` is set, else false."""
+    body: _builtins.str
+    """Body of its messages."""
+    source: _builtins.str
+    """Where its definition stands: a file of the service, or `api`. Output only."""
+    snapshot_prefix: _builtins.str
+    """First part of the names of its snapshots, a DNS label; empty: the task's id."""
     @_builtins.property
-    def quiesce(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Applications whose agents are asked to quiesce; empty: none."""
+    def quiesce(self) -> _primary_pb2.Quiesce:
+        """Ask agents to quiesce around the message. Unset: none."""
+
+    @_builtins.property
+    def fence_timeout(self) -> _duration_pb2.Duration:
+        """How long writes may be held back by the fence. Unset: 1 s. At most 60 s."""
+
+    @_builtins.property
+    def prefreeze(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStep]:
+        """Steps before anything is sent; the first that fails ends the run."""
+
+    @_builtins.property
+    def onfreeze(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStep]:
+        """Steps while the replica stands at the message; after them it is unfrozen, whatever became of
+        them. Empty: the Secondary takes the snapshot by itself (SNAPSHOT) and never stands.
+        """
+
+    @_builtins.property
+    def postfreeze(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStep]:
+        """Steps once applying goes on; skipped if an onfreeze step failed."""
 
     @_builtins.property
     def step_timeout(self) -> _duration_pb2.Duration:
-        """How long each step may take. Unset: 300 s."""
+        """How long a step may take that does not say. Unset: 300 s."""
+
+    @_builtins.property
+    def deliver_timeout(self) -> _duration_pb2.Duration:
+        """How long to wait for the message on a Secondary. Unset: 600 s."""
 
     @_builtins.property
     def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the links it takes in; empty: every attached one."""
+        """Ids of the links it takes in when whoever starts it names none."""
+
+    @_builtins.property
+    def retention(self) -> Global___Retention:
+        """Which of the snapshots it made are kept. Unset: all."""
 
     def __init__(
         self,
@@ -1099,20 +1310,195 @@ class Task(_message.Message):
         group: _builtins.str = ...,
         application: _builtins.str = ...,
         behaviour: _common_pb2.MessageBehaviour.ValueType = ...,
-        quiesce: _abc.Iterable[_builtins.str] | None = ...,
-        prefreeze: _builtins.str = ...,
-        onfreeze: _builtins.str = ...,
-        postfreeze: _builtins.str = ...,
+        quiesce: _primary_pb2.Quiesce | None = ...,
+        fence: _builtins.bool | None = ...,
+        fence_timeout: _duration_pb2.Duration | None = ...,
+        prefreeze: _abc.Iterable[Global___TaskStep] | None = ...,
+        onfreeze: _abc.Iterable[Global___TaskStep] | None = ...,
+        postfreeze: _abc.Iterable[Global___TaskStep] | None = ...,
         step_timeout: _duration_pb2.Duration | None = ...,
+        deliver_timeout: _duration_pb2.Duration | None = ...,
         links: _abc.Iterable[_builtins.str] | None = ...,
+        body: _builtins.str = ...,
+        retention: Global___Retention | None = ...,
+        source: _builtins.str = ...,
+        snapshot_prefix: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["step_timeout", b"step_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "deliver_timeout", b"deliver_timeout", "fence", b"fence", "fence_timeout", b"fence_timeout", "quiesce", b"quiesce", "retention", b"retention", "step_timeout", b"step_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "behaviour", b"behaviour", "group", b"group", "links", b"links", "name", b"name", "onfreeze", b"onfreeze", "postfreeze", b"postfreeze", "prefreeze", b"prefreeze", "quiesce", b"quiesce", "step_timeout", b"step_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fence", b"_fence", "application", b"application", "behaviour", b"behaviour", "body", b"body", "deliver_timeout", b"deliver_timeout", "fence", b"fence", "fence_timeout", b"fence_timeout", "group", b"group", "links", b"links", "name", b"name", "onfreeze", b"onfreeze", "postfreeze", b"postfreeze", "prefreeze", b"prefreeze", "quiesce", b"quiesce", "retention", b"retention", "snapshot_prefix", b"snapshot_prefix", "source", b"source", "step_timeout", b"step_timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
+    _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
+
+Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskStep(_message.Message):
+    """One step of a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Snapshot(_message.Message):
+        """Takes the group snapshot at the message."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Export(_message.Message):
+        """Exports the run's snapshot over NBD until the run is over."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Fsck(_message.Message):
+        """Checks each volume's file system on a temporary sparse copy of the run's snapshot."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VOLUMES_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Ids of volumes; empty: every one that carries a file system known here."""
+
+        def __init__(
+            self,
+            *,
+            volumes: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["volumes", b"volumes"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Command(_message.Message):
+        """Runs a program of the task's directory: without a shell, with a fixed environment, as the
+        service's own user.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ARGUMENTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """The program, relative to the task's directory, and its arguments."""
+
+        def __init__(
+            self,
+            *,
+            arguments: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    EXPORT_FIELD_NUMBER: _builtins.int
+    FSCK_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the step in runs; empty: the kind of what it does."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it may take. Unset: the task's `step_timeout`."""
+
+    @_builtins.property
+    def snapshot(self) -> Global___TaskStep.Snapshot:
+        """Built-in."""
+
+    @_builtins.property
+    def export(self) -> Global___TaskStep.Export:
+        """Built-in."""
+
+    @_builtins.property
+    def fsck(self) -> Global___TaskStep.Fsck:
+        """Built-in."""
+
+    @_builtins.property
+    def command(self) -> Global___TaskStep.Command:
+        """A program."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        snapshot: Global___TaskStep.Snapshot | None = ...,
+        export: Global___TaskStep.Export | None = ...,
+        fsck: Global___TaskStep.Fsck | None = ...,
+        command: Global___TaskStep.Command | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "command", b"command", "export", b"export", "fsck", b"fsck", "snapshot", b"snapshot", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "command", b"command", "export", b"export", "fsck", b"fsck", "name", b"name", "snapshot", b"snapshot", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["snapshot", "export", "fsck", "command"]  # noqa: Y015
+    _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+Global___TaskStep: _TypeAlias = TaskStep  # noqa: Y015
+
+@_typing.final
+class Retention(_message.Message):
+    """Which snapshots are kept: those that any of the rules names. Held and exported ones are always
+    kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_LAST_FIELD_NUMBER: _builtins.int
+    KEEP_HOURLY_FIELD_NUMBER: _builtins.int
+    KEEP_DAILY_FIELD_NUMBER: _builtins.int
+    KEEP_WEEKLY_FIELD_NUMBER: _builtins.int
+    keep_last: _builtins.int
+    """The newest so many are kept."""
+    keep_hourly: _builtins.int
+    """The newest of each of so many hours is kept."""
+    keep_daily: _builtins.int
+    """The newest of each of so many days is kept."""
+    keep_weekly: _builtins.int
+    """The newest of each of so many weeks is kept."""
+    def __init__(
+        self,
+        *,
+        keep_last: _builtins.int = ...,
+        keep_hourly: _builtins.int = ...,
+        keep_daily: _builtins.int = ...,
+        keep_weekly: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_daily", b"keep_daily", "keep_hourly", b"keep_hourly", "keep_last", b"keep_last", "keep_weekly", b"keep_weekly"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Task: _TypeAlias = Task  # noqa: Y015
+Global___Retention: _TypeAlias = Retention  # noqa: Y015
 
 @_typing.final
 class CreateScheduleRequest(_message.Message):
@@ -1386,11 +1772,48 @@ class Schedule(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Overlap:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OverlapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Schedule._Overlap.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OVERLAP_UNSPECIFIED: Schedule._Overlap.ValueType  # 0
+        """SKIP."""
+        OVERLAP_SKIP: Schedule._Overlap.ValueType  # 1
+        """The start is missed, and counted."""
+        OVERLAP_WAIT: Schedule._Overlap.ValueType  # 2
+        """It starts once the last run is over."""
+        OVERLAP_CANCEL: Schedule._Overlap.ValueType  # 3
+        """The last run is cancelled first."""
+
+    class Overlap(_Overlap, metaclass=_OverlapEnumTypeWrapper):
+        """What happens when it is time and the last run of this schedule is not over."""
+
+    OVERLAP_UNSPECIFIED: Schedule.Overlap.ValueType  # 0
+    """SKIP."""
+    OVERLAP_SKIP: Schedule.Overlap.ValueType  # 1
+    """The start is missed, and counted."""
+    OVERLAP_WAIT: Schedule.Overlap.ValueType  # 2
+    """It starts once the last run is over."""
+    OVERLAP_CANCEL: Schedule.Overlap.ValueType  # 3
+    """The last run is cancelled first."""
+
     NAME_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     CRON_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     NEXT_TIME_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    CATCH_UP_FIELD_NUMBER: _builtins.int
+    LAST_RUN_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    MISSED_REASON_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`schedules/<id>`."""
     task: _builtins.str
@@ -1399,9 +1822,39 @@ class Schedule(_message.Message):
     """Five fields of cron, in UTC."""
     paused: _builtins.bool
     """True: it starts nothing."""
+    overlap: Global___Schedule.Overlap.ValueType
+    """See Overlap. Unspecified: SKIP."""
+    group: _builtins.str
+    """The group, `groups/<group>`, for a task that names none."""
+    last_run: _builtins.str
+    """The last run it started, `tasks/<task>/runs/<id>`; empty if none. Output only."""
+    missed: _builtins.int
+    """Starts it missed so far. Output only."""
+    missed_reason: _builtins.str
+    """Why it last missed one, as one sentence. Output only."""
+    source: _builtins.str
+    """Where its definition stands: a file of the service, or `api`. Output only."""
     @_builtins.property
     def next_time(self) -> _timestamp_pb2.Timestamp:
         """When it runs next; unset if paused. Output only."""
+
+    @_builtins.property
+    def jitter(self) -> _duration_pb2.Duration:
+        """Each start is put off by a random part of this. Unset: 0."""
+
+    @_builtins.property
+    def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of links; empty: the task's, or all."""
+
+    @_builtins.property
+    def catch_up(self) -> _duration_pb2.Duration:
+        """A start that was missed because the service was down is made up for if no later than this.
+        Unset: 0, never.
+        """
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last was time. Output only."""
 
     def __init__(
         self,
@@ -1411,10 +1864,20 @@ class Schedule(_message.Message):
         cron: _builtins.str = ...,
         paused: _builtins.bool = ...,
         next_time: _timestamp_pb2.Timestamp | None = ...,
+        jitter: _duration_pb2.Duration | None = ...,
+        overlap: Global___Schedule.Overlap.ValueType = ...,
+        group: _builtins.str = ...,
+        links: _abc.Iterable[_builtins.str] | None = ...,
+        catch_up: _duration_pb2.Duration | None = ...,
+        last_run: _builtins.str = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+        missed: _builtins.int = ...,
+        missed_reason: _builtins.str = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_time", b"next_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "jitter", b"jitter", "last_time", b"last_time", "next_time", b"next_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "name", b"name", "next_time", b"next_time", "paused", b"paused", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "cron", b"cron", "group", b"group", "jitter", b"jitter", "last_run", b"last_run", "last_time", b"last_time", "links", b"links", "missed", b"missed", "missed_reason", b"missed_reason", "name", b"name", "next_time", b"next_time", "overlap", b"overlap", "paused", b"paused", "source", b"source", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2091,314 +2554,6 @@ class Mirror(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Mirror: _TypeAlias = Mirror  # noqa: Y015
-
-@_typing.final
-class CreateRetentionPolicyRequest(_message.Message):
-    """Request of CreateRetentionPolicy."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RETENTION_POLICY_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    request_id: _builtins.str
-    """Makes a repeated call safe."""
-    validate_only: _builtins.bool
-    """True: check everything, change nothing."""
-    @_builtins.property
-    def retention_policy(self) -> Global___RetentionPolicy:
-        """What to make; `name` says under which name."""
-
-    def __init__(
-        self,
-        *,
-        retention_policy: Global___RetentionPolicy | None = ...,
-        request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retention_policy", b"retention_policy"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "retention_policy", b"retention_policy", "validate_only", b"validate_only"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CreateRetentionPolicyRequest: _TypeAlias = CreateRetentionPolicyRequest  # noqa: Y015
-
-@_typing.final
-class CreateRetentionPolicyResponse(_message.Message):
-    """Response of CreateRetentionPolicy."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RETENTION_POLICY_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def retention_policy(self) -> Global___RetentionPolicy:
-        """What was made."""
-
-    def __init__(
-        self,
-        *,
-        retention_policy: Global___RetentionPolicy | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retention_policy", b"retention_policy"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["retention_policy", b"retention_policy"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CreateRetentionPolicyResponse: _TypeAlias = CreateRetentionPolicyResponse  # noqa: Y015
-
-@_typing.final
-class GetRetentionPolicyRequest(_message.Message):
-    """Request of GetRetentionPolicy."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`retention_policies/<id>`."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetRetentionPolicyRequest: _TypeAlias = GetRetentionPolicyRequest  # noqa: Y015
-
-@_typing.final
-class GetRetentionPolicyResponse(_message.Message):
-    """Response of GetRetentionPolicy."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RETENTION_POLICY_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def retention_policy(self) -> Global___RetentionPolicy:
-        """What was asked for."""
-
-    def __init__(
-        self,
-        *,
-        retention_policy: Global___RetentionPolicy | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retention_policy", b"retention_policy"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["retention_policy", b"retention_policy"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetRetentionPolicyResponse: _TypeAlias = GetRetentionPolicyResponse  # noqa: Y015
-
-@_typing.final
-class ListRetentionPoliciesRequest(_message.Message):
-    """Request of ListRetentionPolicies."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    page_size: _builtins.int
-    """Entries at most."""
-    page_token: _builtins.str
-    """Token of the previous page; empty: the first."""
-    def __init__(
-        self,
-        *,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListRetentionPoliciesRequest: _TypeAlias = ListRetentionPoliciesRequest  # noqa: Y015
-
-@_typing.final
-class ListRetentionPoliciesResponse(_message.Message):
-    """Response of ListRetentionPolicies."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RETENTION_POLICIES_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Token of the next page; empty: there is none."""
-    @_builtins.property
-    def retention_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetentionPolicy]:
-        """The entries."""
-
-    def __init__(
-        self,
-        *,
-        retention_policies: _abc.Iterable[Global___RetentionPolicy] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "retention_policies", b"retention_policies"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListRetentionPoliciesResponse: _TypeAlias = ListRetentionPoliciesResponse  # noqa: Y015
-
-@_typing.final
-class UpdateRetentionPolicyRequest(_message.Message):
-    """Request of UpdateRetentionPolicy."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RETENTION_POLICY_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    request_id: _builtins.str
-    """Makes a repeated call safe."""
-    validate_only: _builtins.bool
-    """True: check everything, change nothing."""
-    @_builtins.property
-    def retention_policy(self) -> Global___RetentionPolicy:
-        """The whole new definition; `name` says which."""
-
-    def __init__(
-        self,
-        *,
-        retention_policy: Global___RetentionPolicy | None = ...,
-        request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retention_policy", b"retention_policy"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "retention_policy", b"retention_policy", "validate_only", b"validate_only"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___UpdateRetentionPolicyRequest: _TypeAlias = UpdateRetentionPolicyRequest  # noqa: Y015
-
-@_typing.final
-class UpdateRetentionPolicyResponse(_message.Message):
-    """Response of UpdateRetentionPolicy."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RETENTION_POLICY_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def retention_policy(self) -> Global___RetentionPolicy:
-        """What it is now."""
-
-    def __init__(
-        self,
-        *,
-        retention_policy: Global___RetentionPolicy | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retention_policy", b"retention_policy"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["retention_policy", b"retention_policy"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___UpdateRetentionPolicyResponse: _TypeAlias = UpdateRetentionPolicyResponse  # noqa: Y015
-
-@_typing.final
-class DeleteRetentionPolicyRequest(_message.Message):
-    """Request of DeleteRetentionPolicy."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`retention_policies/<id>`."""
-    request_id: _builtins.str
-    """Makes a repeated call safe."""
-    validate_only: _builtins.bool
-    """True: say what would be lost, change nothing."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeleteRetentionPolicyRequest: _TypeAlias = DeleteRetentionPolicyRequest  # noqa: Y015
-
-@_typing.final
-class DeleteRetentionPolicyResponse(_message.Message):
-    """Response of DeleteRetentionPolicy."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    LOSSES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was, or would be, lost: one sentence each."""
-
-    def __init__(
-        self,
-        *,
-        losses: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeleteRetentionPolicyResponse: _TypeAlias = DeleteRetentionPolicyResponse  # noqa: Y015
-
-@_typing.final
-class RetentionPolicy(_message.Message):
-    """Which snapshots of a group are kept."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    GROUP_FIELD_NUMBER: _builtins.int
-    KEEP_LAST_FIELD_NUMBER: _builtins.int
-    KEEP_HOURLY_FIELD_NUMBER: _builtins.int
-    KEEP_DAILY_FIELD_NUMBER: _builtins.int
-    KEEP_WEEKLY_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """`retention_policies/<id>`."""
-    group: _builtins.str
-    """The group, `groups/<group>`."""
-    keep_last: _builtins.int
-    """The newest so many are kept."""
-    keep_hourly: _builtins.int
-    """The newest of each of so many hours is kept."""
-    keep_daily: _builtins.int
-    """The newest of each of so many days is kept."""
-    keep_weekly: _builtins.int
-    """The newest of each of so many weeks is kept."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        group: _builtins.str = ...,
-        keep_last: _builtins.int = ...,
-        keep_hourly: _builtins.int = ...,
-        keep_daily: _builtins.int = ...,
-        keep_weekly: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "keep_daily", b"keep_daily", "keep_hourly", b"keep_hourly", "keep_last", b"keep_last", "keep_weekly", b"keep_weekly", "name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RetentionPolicy: _TypeAlias = RetentionPolicy  # noqa: Y015
 
 @_typing.final
 class SnapshotServiceGetStatusRequest(_message.Message):

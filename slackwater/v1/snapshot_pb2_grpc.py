@@ -190,31 +190,6 @@ class SnapshotServiceStub:
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteMirrorRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteMirrorResponse.FromString,
                 _registered_method=True)
-        self.CreateRetentionPolicy = channel.unary_unary(
-                '/slackwater.v1.SnapshotService/CreateRetentionPolicy',
-                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.CreateRetentionPolicyRequest.SerializeToString,
-                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.CreateRetentionPolicyResponse.FromString,
-                _registered_method=True)
-        self.GetRetentionPolicy = channel.unary_unary(
-                '/slackwater.v1.SnapshotService/GetRetentionPolicy',
-                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.GetRetentionPolicyRequest.SerializeToString,
-                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.GetRetentionPolicyResponse.FromString,
-                _registered_method=True)
-        self.ListRetentionPolicies = channel.unary_unary(
-                '/slackwater.v1.SnapshotService/ListRetentionPolicies',
-                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.ListRetentionPoliciesRequest.SerializeToString,
-                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.ListRetentionPoliciesResponse.FromString,
-                _registered_method=True)
-        self.UpdateRetentionPolicy = channel.unary_unary(
-                '/slackwater.v1.SnapshotService/UpdateRetentionPolicy',
-                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.UpdateRetentionPolicyRequest.SerializeToString,
-                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.UpdateRetentionPolicyResponse.FromString,
-                _registered_method=True)
-        self.DeleteRetentionPolicy = channel.unary_unary(
-                '/slackwater.v1.SnapshotService/DeleteRetentionPolicy',
-                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteRetentionPolicyRequest.SerializeToString,
-                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteRetentionPolicyResponse.FromString,
-                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/slackwater.v1.SnapshotService/GetStatus',
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceGetStatusRequest.SerializeToString,
@@ -241,7 +216,8 @@ class SnapshotServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartTask(self, request, context):
-        """Starts a run of a task. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Starts a run of a task on one or many Secondaries of its group, each by its own link and with its
+        own verdict. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -306,70 +282,70 @@ class SnapshotServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateTask(self, request, context):
-        """Makes a task. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Makes a task. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTask(self, request, context):
-        """Returns a task. Role `view`. Answers UNIMPLEMENTED until its release.
+        """Returns a task. Role `view`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists the tasks. Role `view`. Answers UNIMPLEMENTED until its release.
+        """Lists the tasks. Role `view`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTask(self, request, context):
-        """Replaces a task. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Replaces a task. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTask(self, request, context):
-        """Removes a task. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Removes a task. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateSchedule(self, request, context):
-        """Makes a schedule. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Makes a schedule. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """Returns a schedule. Role `view`. Answers UNIMPLEMENTED until its release.
+        """Returns a schedule. Role `view`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSchedules(self, request, context):
-        """Lists the schedules. Role `view`. Answers UNIMPLEMENTED until its release.
+        """Lists the schedules. Role `view`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSchedule(self, request, context):
-        """Replaces a schedule. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Replaces a schedule. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSchedule(self, request, context):
-        """Removes a schedule. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Removes a schedule. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -449,41 +425,6 @@ class SnapshotServiceServicer:
 
     def DeleteMirror(self, request, context):
         """Removes a mirror for break-off. Role `operate`. Answers UNIMPLEMENTED until its release.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def CreateRetentionPolicy(self, request, context):
-        """Makes a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetRetentionPolicy(self, request, context):
-        """Returns a retention policy. Role `view`. Answers UNIMPLEMENTED until its release.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListRetentionPolicies(self, request, context):
-        """Lists the retention policies. Role `view`. Answers UNIMPLEMENTED until its release.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def UpdateRetentionPolicy(self, request, context):
-        """Replaces a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def DeleteRetentionPolicy(self, request, context):
-        """Removes a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -661,31 +602,6 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.DeleteMirror,
                     request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteMirrorRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteMirrorResponse.SerializeToString,
-            ),
-            'CreateRetentionPolicy': grpc.unary_unary_rpc_method_handler(
-                    servicer.CreateRetentionPolicy,
-                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.CreateRetentionPolicyRequest.FromString,
-                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.CreateRetentionPolicyResponse.SerializeToString,
-            ),
-            'GetRetentionPolicy': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetRetentionPolicy,
-                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.GetRetentionPolicyRequest.FromString,
-                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.GetRetentionPolicyResponse.SerializeToString,
-            ),
-            'ListRetentionPolicies': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListRetentionPolicies,
-                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.ListRetentionPoliciesRequest.FromString,
-                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.ListRetentionPoliciesResponse.SerializeToString,
-            ),
-            'UpdateRetentionPolicy': grpc.unary_unary_rpc_method_handler(
-                    servicer.UpdateRetentionPolicy,
-                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.UpdateRetentionPolicyRequest.FromString,
-                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.UpdateRetentionPolicyResponse.SerializeToString,
-            ),
-            'DeleteRetentionPolicy': grpc.unary_unary_rpc_method_handler(
-                    servicer.DeleteRetentionPolicy,
-                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteRetentionPolicyRequest.FromString,
-                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteRetentionPolicyResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -1536,141 +1452,6 @@ class SnapshotService:
             '/slackwater.v1.SnapshotService/DeleteMirror',
             slackwater_dot_v1_dot_snapshot__pb2.DeleteMirrorRequest.SerializeToString,
             slackwater_dot_v1_dot_snapshot__pb2.DeleteMirrorResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CreateRetentionPolicy(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/slackwater.v1.SnapshotService/CreateRetentionPolicy',
-            slackwater_dot_v1_dot_snapshot__pb2.CreateRetentionPolicyRequest.SerializeToString,
-            slackwater_dot_v1_dot_snapshot__pb2.CreateRetentionPolicyResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetRetentionPolicy(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/slackwater.v1.SnapshotService/GetRetentionPolicy',
-            slackwater_dot_v1_dot_snapshot__pb2.GetRetentionPolicyRequest.SerializeToString,
-            slackwater_dot_v1_dot_snapshot__pb2.GetRetentionPolicyResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListRetentionPolicies(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/slackwater.v1.SnapshotService/ListRetentionPolicies',
-            slackwater_dot_v1_dot_snapshot__pb2.ListRetentionPoliciesRequest.SerializeToString,
-            slackwater_dot_v1_dot_snapshot__pb2.ListRetentionPoliciesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def UpdateRetentionPolicy(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/slackwater.v1.SnapshotService/UpdateRetentionPolicy',
-            slackwater_dot_v1_dot_snapshot__pb2.UpdateRetentionPolicyRequest.SerializeToString,
-            slackwater_dot_v1_dot_snapshot__pb2.UpdateRetentionPolicyResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def DeleteRetentionPolicy(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/slackwater.v1.SnapshotService/DeleteRetentionPolicy',
-            slackwater_dot_v1_dot_snapshot__pb2.DeleteRetentionPolicyRequest.SerializeToString,
-            slackwater_dot_v1_dot_snapshot__pb2.DeleteRetentionPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

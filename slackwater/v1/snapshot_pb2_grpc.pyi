@@ -44,7 +44,9 @@ class SnapshotServiceStub:
     is `crash`. Role `operate`.
     """
     StartTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.StartTaskRequest, _snapshot_pb2.StartTaskResponse]
-    """Starts a run of a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Starts a run of a task on one or many Secondaries of its group, each by its own link and with its
+    own verdict. Role `operate`.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetRunRequest, _snapshot_pb2.GetRunResponse]
     """Returns one run. Role `view`."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.ListRunsRequest, _snapshot_pb2.ListRunsResponse]
@@ -66,25 +68,25 @@ class SnapshotServiceStub:
     UnexportSnapshot: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceUnexportSnapshotRequest, _snapshot_pb2.SnapshotServiceUnexportSnapshotResponse]
     """Has the Secondary end the export of a snapshot. Role `operate`."""
     CreateTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.CreateTaskRequest, _snapshot_pb2.CreateTaskResponse]
-    """Makes a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Makes a task. Role `operate`."""
     GetTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetTaskRequest, _snapshot_pb2.GetTaskResponse]
-    """Returns a task. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Returns a task. Role `view`."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.ListTasksRequest, _snapshot_pb2.ListTasksResponse]
-    """Lists the tasks. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Lists the tasks. Role `view`."""
     UpdateTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.UpdateTaskRequest, _snapshot_pb2.UpdateTaskResponse]
-    """Replaces a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Replaces a task. Role `operate`."""
     DeleteTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteTaskRequest, _snapshot_pb2.DeleteTaskResponse]
-    """Removes a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Removes a task. Role `operate`."""
     CreateSchedule: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.CreateScheduleRequest, _snapshot_pb2.CreateScheduleResponse]
-    """Makes a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Makes a schedule. Role `operate`."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetScheduleRequest, _snapshot_pb2.GetScheduleResponse]
-    """Returns a schedule. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Returns a schedule. Role `view`."""
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.ListSchedulesRequest, _snapshot_pb2.ListSchedulesResponse]
-    """Lists the schedules. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Lists the schedules. Role `view`."""
     UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.UpdateScheduleRequest, _snapshot_pb2.UpdateScheduleResponse]
-    """Replaces a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Replaces a schedule. Role `operate`."""
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteScheduleRequest, _snapshot_pb2.DeleteScheduleResponse]
-    """Removes a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Removes a schedule. Role `operate`."""
     CreateCheck: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.CreateCheckRequest, _snapshot_pb2.CreateCheckResponse]
     """Makes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
     GetCheck: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetCheckRequest, _snapshot_pb2.GetCheckResponse]
@@ -111,16 +113,6 @@ class SnapshotServiceStub:
     """
     DeleteMirror: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteMirrorRequest, _snapshot_pb2.DeleteMirrorResponse]
     """Removes a mirror for break-off. Role `operate`. Answers UNIMPLEMENTED until its release."""
-    CreateRetentionPolicy: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.CreateRetentionPolicyRequest, _snapshot_pb2.CreateRetentionPolicyResponse]
-    """Makes a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
-    GetRetentionPolicy: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetRetentionPolicyRequest, _snapshot_pb2.GetRetentionPolicyResponse]
-    """Returns a retention policy. Role `view`. Answers UNIMPLEMENTED until its release."""
-    ListRetentionPolicies: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.ListRetentionPoliciesRequest, _snapshot_pb2.ListRetentionPoliciesResponse]
-    """Lists the retention policies. Role `view`. Answers UNIMPLEMENTED until its release."""
-    UpdateRetentionPolicy: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.UpdateRetentionPolicyRequest, _snapshot_pb2.UpdateRetentionPolicyResponse]
-    """Replaces a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
-    DeleteRetentionPolicy: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteRetentionPolicyRequest, _snapshot_pb2.DeleteRetentionPolicyResponse]
-    """Removes a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceGetStatusRequest, _snapshot_pb2.SnapshotServiceGetStatusResponse]
     """One picture of everything, with the age of what is shown of others. Role `view`."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_snapshot_pb2.SnapshotServiceWatchEventsRequest, _snapshot_pb2.SnapshotServiceWatchEventsResponse]
@@ -139,7 +131,9 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     is `crash`. Role `operate`.
     """
     StartTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.StartTaskRequest, _snapshot_pb2.StartTaskResponse]  # type: ignore[assignment]
-    """Starts a run of a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Starts a run of a task on one or many Secondaries of its group, each by its own link and with its
+    own verdict. Role `operate`.
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetRunRequest, _snapshot_pb2.GetRunResponse]  # type: ignore[assignment]
     """Returns one run. Role `view`."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.ListRunsRequest, _snapshot_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -161,25 +155,25 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     UnexportSnapshot: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceUnexportSnapshotRequest, _snapshot_pb2.SnapshotServiceUnexportSnapshotResponse]  # type: ignore[assignment]
     """Has the Secondary end the export of a snapshot. Role `operate`."""
     CreateTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.CreateTaskRequest, _snapshot_pb2.CreateTaskResponse]  # type: ignore[assignment]
-    """Makes a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Makes a task. Role `operate`."""
     GetTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetTaskRequest, _snapshot_pb2.GetTaskResponse]  # type: ignore[assignment]
-    """Returns a task. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Returns a task. Role `view`."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.ListTasksRequest, _snapshot_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Lists the tasks. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Lists the tasks. Role `view`."""
     UpdateTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.UpdateTaskRequest, _snapshot_pb2.UpdateTaskResponse]  # type: ignore[assignment]
-    """Replaces a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Replaces a task. Role `operate`."""
     DeleteTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteTaskRequest, _snapshot_pb2.DeleteTaskResponse]  # type: ignore[assignment]
-    """Removes a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Removes a task. Role `operate`."""
     CreateSchedule: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.CreateScheduleRequest, _snapshot_pb2.CreateScheduleResponse]  # type: ignore[assignment]
-    """Makes a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Makes a schedule. Role `operate`."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetScheduleRequest, _snapshot_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """Returns a schedule. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Returns a schedule. Role `view`."""
     ListSchedules: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.ListSchedulesRequest, _snapshot_pb2.ListSchedulesResponse]  # type: ignore[assignment]
-    """Lists the schedules. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Lists the schedules. Role `view`."""
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.UpdateScheduleRequest, _snapshot_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
-    """Replaces a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Replaces a schedule. Role `operate`."""
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteScheduleRequest, _snapshot_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
-    """Removes a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Removes a schedule. Role `operate`."""
     CreateCheck: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.CreateCheckRequest, _snapshot_pb2.CreateCheckResponse]  # type: ignore[assignment]
     """Makes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
     GetCheck: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetCheckRequest, _snapshot_pb2.GetCheckResponse]  # type: ignore[assignment]
@@ -206,16 +200,6 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     """
     DeleteMirror: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteMirrorRequest, _snapshot_pb2.DeleteMirrorResponse]  # type: ignore[assignment]
     """Removes a mirror for break-off. Role `operate`. Answers UNIMPLEMENTED until its release."""
-    CreateRetentionPolicy: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.CreateRetentionPolicyRequest, _snapshot_pb2.CreateRetentionPolicyResponse]  # type: ignore[assignment]
-    """Makes a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
-    GetRetentionPolicy: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetRetentionPolicyRequest, _snapshot_pb2.GetRetentionPolicyResponse]  # type: ignore[assignment]
-    """Returns a retention policy. Role `view`. Answers UNIMPLEMENTED until its release."""
-    ListRetentionPolicies: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.ListRetentionPoliciesRequest, _snapshot_pb2.ListRetentionPoliciesResponse]  # type: ignore[assignment]
-    """Lists the retention policies. Role `view`. Answers UNIMPLEMENTED until its release."""
-    UpdateRetentionPolicy: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.UpdateRetentionPolicyRequest, _snapshot_pb2.UpdateRetentionPolicyResponse]  # type: ignore[assignment]
-    """Replaces a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
-    DeleteRetentionPolicy: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteRetentionPolicyRequest, _snapshot_pb2.DeleteRetentionPolicyResponse]  # type: ignore[assignment]
-    """Removes a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceGetStatusRequest, _snapshot_pb2.SnapshotServiceGetStatusResponse]  # type: ignore[assignment]
     """One picture of everything, with the age of what is shown of others. Role `view`."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_snapshot_pb2.SnapshotServiceWatchEventsRequest, _snapshot_pb2.SnapshotServiceWatchEventsResponse]  # type: ignore[assignment]
@@ -243,7 +227,9 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.StartTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.StartTaskResponse, _abc.Awaitable[_snapshot_pb2.StartTaskResponse]]:
-        """Starts a run of a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Starts a run of a task on one or many Secondaries of its group, each by its own link and with its
+        own verdict. Role `operate`.
+        """
 
     @_abc_1.abstractmethod
     def GetRun(
@@ -319,7 +305,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.CreateTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.CreateTaskResponse, _abc.Awaitable[_snapshot_pb2.CreateTaskResponse]]:
-        """Makes a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Makes a task. Role `operate`."""
 
     @_abc_1.abstractmethod
     def GetTask(
@@ -327,7 +313,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.GetTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.GetTaskResponse, _abc.Awaitable[_snapshot_pb2.GetTaskResponse]]:
-        """Returns a task. Role `view`. Answers UNIMPLEMENTED until its release."""
+        """Returns a task. Role `view`."""
 
     @_abc_1.abstractmethod
     def ListTasks(
@@ -335,7 +321,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.ListTasksResponse, _abc.Awaitable[_snapshot_pb2.ListTasksResponse]]:
-        """Lists the tasks. Role `view`. Answers UNIMPLEMENTED until its release."""
+        """Lists the tasks. Role `view`."""
 
     @_abc_1.abstractmethod
     def UpdateTask(
@@ -343,7 +329,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.UpdateTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.UpdateTaskResponse, _abc.Awaitable[_snapshot_pb2.UpdateTaskResponse]]:
-        """Replaces a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Replaces a task. Role `operate`."""
 
     @_abc_1.abstractmethod
     def DeleteTask(
@@ -351,7 +337,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.DeleteTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.DeleteTaskResponse, _abc.Awaitable[_snapshot_pb2.DeleteTaskResponse]]:
-        """Removes a task. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Removes a task. Role `operate`."""
 
     @_abc_1.abstractmethod
     def CreateSchedule(
@@ -359,7 +345,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.CreateScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.CreateScheduleResponse, _abc.Awaitable[_snapshot_pb2.CreateScheduleResponse]]:
-        """Makes a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Makes a schedule. Role `operate`."""
 
     @_abc_1.abstractmethod
     def GetSchedule(
@@ -367,7 +353,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.GetScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.GetScheduleResponse, _abc.Awaitable[_snapshot_pb2.GetScheduleResponse]]:
-        """Returns a schedule. Role `view`. Answers UNIMPLEMENTED until its release."""
+        """Returns a schedule. Role `view`."""
 
     @_abc_1.abstractmethod
     def ListSchedules(
@@ -375,7 +361,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.ListSchedulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.ListSchedulesResponse, _abc.Awaitable[_snapshot_pb2.ListSchedulesResponse]]:
-        """Lists the schedules. Role `view`. Answers UNIMPLEMENTED until its release."""
+        """Lists the schedules. Role `view`."""
 
     @_abc_1.abstractmethod
     def UpdateSchedule(
@@ -383,7 +369,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.UpdateScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.UpdateScheduleResponse, _abc.Awaitable[_snapshot_pb2.UpdateScheduleResponse]]:
-        """Replaces a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Replaces a schedule. Role `operate`."""
 
     @_abc_1.abstractmethod
     def DeleteSchedule(
@@ -391,7 +377,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.DeleteScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.DeleteScheduleResponse, _abc.Awaitable[_snapshot_pb2.DeleteScheduleResponse]]:
-        """Removes a schedule. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Removes a schedule. Role `operate`."""
 
     @_abc_1.abstractmethod
     def CreateCheck(
@@ -484,46 +470,6 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.DeleteMirrorResponse, _abc.Awaitable[_snapshot_pb2.DeleteMirrorResponse]]:
         """Removes a mirror for break-off. Role `operate`. Answers UNIMPLEMENTED until its release."""
-
-    @_abc_1.abstractmethod
-    def CreateRetentionPolicy(
-        self,
-        request: _snapshot_pb2.CreateRetentionPolicyRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_snapshot_pb2.CreateRetentionPolicyResponse, _abc.Awaitable[_snapshot_pb2.CreateRetentionPolicyResponse]]:
-        """Makes a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
-
-    @_abc_1.abstractmethod
-    def GetRetentionPolicy(
-        self,
-        request: _snapshot_pb2.GetRetentionPolicyRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_snapshot_pb2.GetRetentionPolicyResponse, _abc.Awaitable[_snapshot_pb2.GetRetentionPolicyResponse]]:
-        """Returns a retention policy. Role `view`. Answers UNIMPLEMENTED until its release."""
-
-    @_abc_1.abstractmethod
-    def ListRetentionPolicies(
-        self,
-        request: _snapshot_pb2.ListRetentionPoliciesRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_snapshot_pb2.ListRetentionPoliciesResponse, _abc.Awaitable[_snapshot_pb2.ListRetentionPoliciesResponse]]:
-        """Lists the retention policies. Role `view`. Answers UNIMPLEMENTED until its release."""
-
-    @_abc_1.abstractmethod
-    def UpdateRetentionPolicy(
-        self,
-        request: _snapshot_pb2.UpdateRetentionPolicyRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_snapshot_pb2.UpdateRetentionPolicyResponse, _abc.Awaitable[_snapshot_pb2.UpdateRetentionPolicyResponse]]:
-        """Replaces a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
-
-    @_abc_1.abstractmethod
-    def DeleteRetentionPolicy(
-        self,
-        request: _snapshot_pb2.DeleteRetentionPolicyRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_snapshot_pb2.DeleteRetentionPolicyResponse, _abc.Awaitable[_snapshot_pb2.DeleteRetentionPolicyResponse]]:
-        """Removes a retention policy. Role `operate`. Answers UNIMPLEMENTED until its release."""
 
     @_abc_1.abstractmethod
     def GetStatus(
