@@ -254,6 +254,18 @@ class SecondaryServicer(MessageServicer):
             f"comparing snapshots {LATER}; export both and compare their volumes over NBD",
         )
 
+    async def HoldSnapshot(
+        self, request: api.HoldSnapshotRequest, context: Context
+    ) -> api.HoldSnapshotResponse:
+        """Refuse: holds come with a later release."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"holding a snapshot {LATER}")
+
+    async def ReleaseSnapshot(
+        self, request: api.ReleaseSnapshotRequest, context: Context
+    ) -> api.ReleaseSnapshotResponse:
+        """Refuse: holds come with a later release."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"holding a snapshot {LATER}")
+
     async def MirrorReplica(
         self, request: api.MirrorReplicaRequest, context: Context
     ) -> AsyncIterator[api.MirrorReplicaResponse]:
