@@ -9,6 +9,8 @@ import re
 from slackwater import errors
 
 SECTOR_BYTES = 512
+"""Volumes, and every change of one, are whole sectors."""
+
 MAX_VOLUME_BYTES = 64 << 40
 """Volumes end at 64 TiB."""
 
@@ -35,6 +37,16 @@ def check_volume_size(field: str, size: int) -> int:
     if size > MAX_VOLUME_BYTES:
         raise errors.InvalidRequest(field, f"{size} is more than 64 TiB ({MAX_VOLUME_BYTES})")
     return size
+
+
+def check_sectors(field: str, value: int) -> None:
+    """Raise InvalidRequest unless an offset or a length of a change is whole sectors."""
+    if value % SECTOR_BYTES:
+        raise errors.InvalidRequest(
+            field,
+            f"{value} is not a multiple of {SECTOR_BYTES}",
+            f"Write whole sectors of {SECTOR_BYTES} bytes; reads may begin and end anywhere",
+        )
 
 
 def parse(field: str, name: str, *collections: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 
+from slackwater import names
 from slackwater.errors import InvalidRequest, OutOfRange
 from slackwater.group.volume import Volume
 from slackwater.runtime.config import split_address
@@ -17,6 +18,20 @@ def check_known(field: str, value: int, known: Collection[int]) -> None:
     """Raise InvalidRequest if an enumeration has no such value in this release."""
     if value not in known:
         raise InvalidRequest(field, f"{value} is not known to this release", "Look at its values")
+
+
+def check_change(volume: Volume, field: str, offset: int, length: int) -> None:
+    """Raise InvalidRequest or OutOfRange unless a change is whole sectors of a volume.
+
+    Args:
+        volume: what is changed.
+        field: the field of the request that gives the length.
+        offset: first byte.
+        length: bytes.
+    """
+    names.check_sectors("offset", offset)
+    names.check_sectors(field, length)
+    check_range(volume, offset, length)
 
 
 def check_range(volume: Volume, offset: int, length: int) -> None:

@@ -10,6 +10,7 @@ from slackwater.extent import Extent
 from slackwater.group.batch import Change, write_change, zero_change
 from slackwater.group.volume import Volume
 from slackwater.group.writer import GroupWriter
+from slackwater.names import SECTOR_BYTES
 from slackwater.nbd import wire
 from slackwater.nbd.export import Batch, Request
 
@@ -21,7 +22,7 @@ class VolumeExport:
 
     name: str
     read_only = False
-    minimum_block = 1
+    minimum_block = SECTOR_BYTES  # of changes; reads may begin and end anywhere
     preferred_block = 4096
     # A flush covers every answered write of the group, whatever connection it came on (D7).
     multi_conn = True

@@ -8,7 +8,13 @@ import grpc
 
 import slackwater
 from services.primary import translate
-from services.primary.checks import check_endpoint, check_known, check_mode, check_range
+from services.primary.checks import (
+    check_change,
+    check_endpoint,
+    check_known,
+    check_mode,
+    check_range,
+)
 from services.primary.group import PrimaryGroup
 from services.primary.message_servicer import MessageServicer
 from services.primary.node import PrimaryNode
@@ -213,15 +219,16 @@ class PrimaryServicer(MessageServicer):
             length = len(request.data)
             if not 1 <= length <= record.MAX_PAYLOAD:
                 raise InvalidRequest("data", f"{length} bytes are not from 1 to {MAX_DATA_BYTES}")
+            check_change(volume, content, request.offset, length)
             change = write_change(volume, request.offset, request.data)
         elif content == "zero_bytes":
             length = request.zero_bytes
             if length < 1:
-                raise InvalidRequest("zero_bytes", "is 0", "Give at least 1")
+                raise InvalidRequest("zero_bytes", "is 0", "Give at least 512")
+            check_change(volume, content, request.offset, length)
             change = zero_change(volume, request.offset, length)
         else:
             raise InvalidRequest("content", "is not set", "Give data or zero_bytes")
-        check_range(volume, request.offset, length)
         await in_thread(_write, group, volume, change)
         return api.WriteVolumeResponse(position=wire.position(group.writer.log.durable.position))
 

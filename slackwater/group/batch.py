@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from slackwater import record
 from slackwater.errors import SlackwaterError
 from slackwater.group.volume import Volume
+from slackwater.names import SECTOR_BYTES
 from slackwater.position import LogPoint
 from slackwater.storage.seam import Buffer
 
@@ -17,13 +18,19 @@ Change = tuple[int, Volume | None, int, int, Buffer | None]
 
 
 def write_change(volume: Volume, offset: int, payload: Buffer) -> Change:
-    """Return a write; at most `record.MAX_PAYLOAD` bytes."""
+    """Return a write of whole sectors; at most `record.MAX_PAYLOAD` bytes."""
+    _assert_sectors(offset, len(payload))
     return (record.KIND_WRITE, volume, offset, len(payload), payload)
 
 
 def zero_change(volume: Volume, offset: int, length: int) -> Change:
-    """Return zeroes over a range of any length (D12)."""
+    """Return zeroes over a range of any number of sectors (D12)."""
+    _assert_sectors(offset, length)
     return (record.KIND_ZERO, volume, offset, length, None)
+
+
+def _assert_sectors(offset: int, length: int) -> None:
+    assert not (offset | length) % SECTOR_BYTES, "refused at the edge (names.check_sectors, nbd)"
 
 
 def control_change(kind: int, body: bytes) -> Change:

@@ -21,7 +21,8 @@ class Request:
     Attributes:
         kind: a ``wire.CMD_*``: READ, WRITE, FLUSH, TRIM, CACHE or WRITE_ZEROES.
         flags: ``wire.CMD_FLAG_*``. FUA counts on WRITE, TRIM and WRITE_ZEROES.
-        offset: first byte; the range lies within the export (checked before the export sees it).
+        offset: first byte; the range lies within the export, a change is whole blocks (checked
+            before the export sees it).
         length: bytes; at least 1 except for FLUSH, where offset and length are 0.
         payload: what a WRITE carries: a view into the connection's receive buffer, valid until
             `Export.submit` returns. Empty for every other kind.
@@ -94,7 +95,13 @@ class Batch:
 
 
 class Export(Protocol):
-    """One volume or snapshot as a client sees it; used by many connections at once."""
+    """One volume or snapshot as a client sees it; used by many connections at once.
+
+    Attributes:
+        minimum_block: a power of two. A WRITE, TRIM or WRITE_ZEROES that is not whole blocks of it
+            is refused before the export sees it; reads may begin and end anywhere.
+        multi_conn: true only if a FLUSH on one connection covers the writes of all.
+    """
 
     name: str
     description: str
@@ -103,7 +110,7 @@ class Export(Protocol):
     minimum_block: int
     preferred_block: int
     maximum_payload: int
-    multi_conn: bool  # true only if a FLUSH on one connection covers the writes of all
+    multi_conn: bool
 
     def submit(self, batch: Batch) -> None:
         """Does every request of the batch and returns when all are done.

@@ -107,6 +107,8 @@ class Transmission:
             self._allowed_flags[wire.CMD_BLOCK_STATUS] = wire.CMD_FLAG_FUA | wire.CMD_FLAG_REQ_ONE
         self._size = export.size
         self._read_only = export.read_only
+        assert export.minimum_block.bit_count() == 1, "the protocol wants a power of two"
+        self._misaligned = export.minimum_block - 1
         self._maximum = min(export.maximum_payload, wire.MAX_PAYLOAD)
         self._skipping = 0
         self._skipped: Request | None = None
@@ -131,6 +133,7 @@ class Transmission:
             start = self._skip(intake, start, end)
         unpack = wire.REQUEST.unpack_from
         size, read_only, maximum = self._size, self._read_only, self._maximum
+        misaligned = self._misaligned
         counts, last = self.counts, len(self.counts) - 1
         expected = 0  # bytes of memory the answers will take
         room = MAX_BATCH_REQUESTS
@@ -162,7 +165,13 @@ class Transmission:
                     break
                 payload = buffer[start + _HEAD : stop]
                 # The common case by itself: an ordinary write needs no look at the rest.
-                if flags <= 1 and length and offset + length <= size and not read_only:
+                if (
+                    flags <= 1
+                    and length
+                    and not (offset | length) & misaligned
+                    and offset + length <= size
+                    and not read_only
+                ):
                     counts[kind] += 1
                     requests.append(Request(kind, flags, offset, length, payload, cookie))
                     start = stop
@@ -215,6 +224,8 @@ class Transmission:
         if changes and self._read_only:
             return errno.EPERM
         if length == 0 or (kind == wire.CMD_READ and length > self._maximum):
+            return errno.EINVAL
+        if changes and (offset | length) & self._misaligned:
             return errno.EINVAL
         if offset + length > self._size:
             return errno.ENOSPC if changes and kind != wire.CMD_TRIM else errno.EINVAL

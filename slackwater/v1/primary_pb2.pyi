@@ -591,11 +591,11 @@ class WriteVolumeRequest(_message.Message):
     name: _builtins.str
     """`groups/<group>/volumes/<volume>`."""
     offset: _builtins.int
-    """First byte."""
+    """First byte, a multiple of 512."""
     data: _builtins.bytes
-    """These bytes, 1 to 1 MiB."""
+    """These bytes, a multiple of 512, at most 1 MiB."""
     zero_bytes: _builtins.int
-    """So many zeroes."""
+    """So many zeroes, a multiple of 512."""
     request_id: _builtins.str
     """Makes a repeated call safe within one run of the service; writing the same twice is harmless."""
     def __init__(

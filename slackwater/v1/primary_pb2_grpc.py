@@ -251,7 +251,7 @@ class PrimaryServiceServicer:
 
     def WriteVolume(self, request, context):
         """Writes up to 1 MiB, or zeroes; answered when durable as the group's durability says. Role
-        `operate`. OUT_OF_RANGE past the end.
+        `operate`. INVALID_ARGUMENT: offset or length is no multiple of 512. OUT_OF_RANGE past the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

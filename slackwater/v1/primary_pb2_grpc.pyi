@@ -69,7 +69,7 @@ class PrimaryServiceStub:
     """Reads up to 1 MiB. Role `operate`. OUT_OF_RANGE past the end."""
     WriteVolume: _grpc.UnaryUnaryMultiCallable[_primary_pb2.WriteVolumeRequest, _primary_pb2.WriteVolumeResponse]
     """Writes up to 1 MiB, or zeroes; answered when durable as the group's durability says. Role
-    `operate`. OUT_OF_RANGE past the end.
+    `operate`. INVALID_ARGUMENT: offset or length is no multiple of 512. OUT_OF_RANGE past the end.
     """
     CreateLink: _grpc.UnaryUnaryMultiCallable[_primary_pb2.CreateLinkRequest, _primary_pb2.CreateLinkResponse]
     """Attaches a Secondary to a group and starts to replicate. Role `operate`."""
@@ -159,7 +159,7 @@ class PrimaryServiceAsyncStub(PrimaryServiceStub):
     """Reads up to 1 MiB. Role `operate`. OUT_OF_RANGE past the end."""
     WriteVolume: _aio.UnaryUnaryMultiCallable[_primary_pb2.WriteVolumeRequest, _primary_pb2.WriteVolumeResponse]  # type: ignore[assignment]
     """Writes up to 1 MiB, or zeroes; answered when durable as the group's durability says. Role
-    `operate`. OUT_OF_RANGE past the end.
+    `operate`. INVALID_ARGUMENT: offset or length is no multiple of 512. OUT_OF_RANGE past the end.
     """
     CreateLink: _aio.UnaryUnaryMultiCallable[_primary_pb2.CreateLinkRequest, _primary_pb2.CreateLinkResponse]  # type: ignore[assignment]
     """Attaches a Secondary to a group and starts to replicate. Role `operate`."""
@@ -312,7 +312,7 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_primary_pb2.WriteVolumeResponse, _abc.Awaitable[_primary_pb2.WriteVolumeResponse]]:
         """Writes up to 1 MiB, or zeroes; answered when durable as the group's durability says. Role
-        `operate`. OUT_OF_RANGE past the end.
+        `operate`. INVALID_ARGUMENT: offset or length is no multiple of 512. OUT_OF_RANGE past the end.
         """
 
     @_abc_1.abstractmethod

@@ -1,9 +1,11 @@
 """Bad input from outside: a clear refusal with the right code, the field by name, no change."""
 
+import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -145,7 +147,7 @@ def test_size_past_the_file_systems_limit_is_refused(shared: Cluster) -> None:
     ("offset", "data", "code"),
     [
         (MIB, b"x" * 512, "OUT_OF_RANGE"),
-        (MIB - 256, b"x" * 512, "OUT_OF_RANGE"),
+        (MIB - 512, b"x" * 1024, "OUT_OF_RANGE"),
         (1 << 63, b"x" * 512, "OUT_OF_RANGE"),
         (0, b"x" * (MIB + 512), "INVALID_ARGUMENT"),
         (0, b"", "INVALID_ARGUMENT"),
@@ -159,12 +161,60 @@ def test_writes_out_of_bounds_are_refused(
     assert refused(lambda: call(shared, request)).code == code
 
 
+@pytest.mark.parametrize(
+    ("content", "offset", "field"),
+    [
+        ({"data": bytes(512)}, 1, "offset"),
+        ({"data": bytes(511)}, 0, "data"),
+        ({"data": bytes(MIB - 256)}, 512, "data"),
+        ({"zero_bytes": 512}, 511, "offset"),
+        ({"zero_bytes": 513}, 512, "zero_bytes"),
+    ],
+)
+def test_misaligned_writes_are_refused_by_field_and_not_logged(
+    shared: Cluster, content: dict[str, Any], offset: int, field: str
+) -> None:
+    request = primary_pb2.WriteVolumeRequest(name=VOLUME, offset=offset, **content)
+    found = refused(lambda: call(shared, request))
+    assert found.code == "INVALID_ARGUMENT"
+    assert found.fields == (field,)
+    assert "512" in found.text
+
+
+def test_reads_begin_and_end_anywhere(shared: Cluster) -> None:
+    with shared.device(DATA) as device:
+        assert device.read(511, 258) == bytes(258)
+        assert not any(one.data for one in device.block_status(1, 513))
+    request = primary_pb2.ReadVolumeRequest(name=VOLUME, offset=511, length=3)
+    assert shared.primary_api.ReadVolume(request, timeout=CALL_SECONDS).data == bytes(3)
+
+
 def test_nbd_write_past_the_end_is_refused_and_the_connection_lives(shared: Cluster) -> None:
     with shared.device(DATA) as device:
-        for offset in (MIB, MIB - 256):
-            with pytest.raises(OSError):
-                device.write(offset, b"x" * 512)
+        for offset in (MIB, MIB - 512):
+            with pytest.raises(OSError) as caught:
+                device.write(offset, b"x" * 1024)
+            assert caught.value.errno == errno.ENOSPC
         device.read(0, 512)
+
+
+def test_misaligned_nbd_changes_are_refused_before_the_log_and_the_connection_lives(
+    shared: Cluster,
+) -> None:
+    with shared.device(DATA) as device:
+        changes: list[Callable[[], None]] = [
+            partial(device.write, 1, b"x" * 512),
+            partial(device.write, 512, b"x" * 100),
+            partial(device.trim, 256, 512),
+            partial(device.trim, 0, 4097),
+            partial(device.zero, 4095, 512),
+            partial(device.zero, 4096, 1),
+        ]
+        for change in changes:
+            with pytest.raises(OSError) as caught:
+                change()
+            assert caught.value.errno == errno.EINVAL
+        assert device.read(0, 512) == bytes(512)
 
 
 def test_body_over_its_bound_is_refused(shared: Cluster) -> None:

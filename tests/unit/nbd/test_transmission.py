@@ -41,8 +41,10 @@ def make(
     block_status: bool = False,
     read_only: bool = False,
     size: int = SIZE,
+    minimum_block: int = 1,
 ) -> Transmission:
     export = MemoryExport(SIZE, read_only=read_only)
+    export.minimum_block = minimum_block
     export.size = size  # no test here looks at the bytes
     return Transmission(export, structured=structured, block_status=block_status)
 
@@ -244,6 +246,24 @@ class TestRefusal:
         payload = bytes(512) if kind == wire.CMD_WRITE else b""
         intake = parse(transmission, request(kind, 0, 512, payload=payload))
         assert [r.error for r in intake.refused] == [errno.EPERM]
+
+    @pytest.mark.parametrize("kind", [wire.CMD_WRITE, wire.CMD_TRIM, wire.CMD_WRITE_ZEROES])
+    @pytest.mark.parametrize(("offset", "length"), [(1, 512), (512, 511), (256, 256), (0, 513)])
+    def test_change_that_is_not_whole_blocks_never_reaches_the_export(
+        self, kind: int, offset: int, length: int
+    ) -> None:
+        payload = bytes(length) if kind == wire.CMD_WRITE else b""
+        data = request(kind, offset, length, payload=payload)
+        intake = parse(make(minimum_block=512), data + write(512, bytes(512)))
+        assert [r.error for r in intake.refused] == [errno.EINVAL]
+        assert [r.offset for r in intake.batch.requests] == [512]
+
+    def test_whole_blocks_are_changed_and_any_range_is_read(self) -> None:
+        transmission = make(minimum_block=512, block_status=True)
+        for kind in (wire.CMD_WRITE, wire.CMD_TRIM, wire.CMD_WRITE_ZEROES):
+            assert transmission.refusal(kind, FUA, 512, 1024) == 0
+        for kind in (wire.CMD_READ, wire.CMD_CACHE, wire.CMD_BLOCK_STATUS):
+            assert transmission.refusal(kind, 0, 1, 513) == 0
 
     def test_df_needs_structured_replies(self) -> None:
         assert make().refusal(wire.CMD_READ, DF, 0, 512) == errno.EINVAL

@@ -19,6 +19,7 @@ from slackwater.group.opening import GroupSettings, create_group, open_group
 from slackwater.group.rows import LinkRow
 from slackwater.log.marks import SharedMarks
 from slackwater.log.segment import LogSettings
+from slackwater.names import SECTOR_BYTES
 from slackwater.runtime.client import open_channel
 from slackwater.storage.real import RealStorage
 from tests.unit.services.primary.primary_site import FakeSecondary, SilentSender, in_loop, until
@@ -156,7 +157,8 @@ class World:
             self._loop.call_soon_threadsafe(self.task.wake)
 
     async def write(self, data: bytes, offset: int = 0) -> int:
-        """Write to the volume from a thread of a writer; returns the lsn."""
+        """Write to the volume from a writer's thread, its last sector filled; returns the lsn."""
+        data = data.ljust(-(-len(data) // SECTOR_BYTES) * SECTOR_BYTES, b"\0")
         volume = self.volumes.by_name("data")
         await asyncio.to_thread(self.writer.submit, [write_change(volume, offset, data)])
         return self.writer.log.durable.position.lsn

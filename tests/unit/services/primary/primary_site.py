@@ -17,6 +17,7 @@ from slackwater.clock import SystemClock
 from slackwater.group.directory import DataDirectory
 from slackwater.link.wire import from_wire, to_wire
 from slackwater.log.marks import SharedMarks
+from slackwater.names import SECTOR_BYTES
 from slackwater.nbd.server import Server
 from slackwater.position import Position, origin
 from slackwater.record import KNOWN_KINDS
@@ -174,6 +175,8 @@ class Site:
         return self
 
     async def write(self, data: bytes, offset: int = 0) -> common_pb2.Position:
+        """Write to the volume, zeroes added to fill the last sector."""
+        data = data.ljust(-(-len(data) // SECTOR_BYTES) * SECTOR_BYTES, b"\0")
         request = primary_pb2.WriteVolumeRequest(name=VOLUME, offset=offset, data=data)
         answer = await self.api.WriteVolume(request)
         assert isinstance(answer, primary_pb2.WriteVolumeResponse)

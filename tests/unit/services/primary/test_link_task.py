@@ -26,7 +26,7 @@ NOTHING: dict[str, Any] = {"endpoint": None, "paused": None, "retry": False, "di
 async def test_link_streams_what_is_written(world: World, secondary: FakeSecondary) -> None:
     await world.caught_up(secondary)
     for number in range(20):
-        await world.write(bytes([number]) * 5000, number * 10000)
+        await world.write(bytes([number]) * 5000, number * 10240)
     await world.caught_up(secondary)
     assert secondary.volumes[1] == world.content()
     assert secondary.records == list(range(1, world.writer.log.durable.position.lsn + 1))
@@ -121,7 +121,7 @@ async def test_dirty_link_is_synchronised_by_itself_while_writers_go_on(
     await secondary.come_back()
     choose = random.Random(1)
     while not secondary.syncs or secondary.sync_id:
-        await world.write(choose.randbytes(3000), choose.randrange(SIZE - 3000))
+        await world.write(choose.randbytes(3072), choose.randrange((SIZE - 3072) // 512) * 512)
     await world.caught_up(secondary)
     assert secondary.volumes[1] == world.content()
     await until(lambda: (world.row().dirty, world.row().sync_id) == (False, ""))
@@ -162,7 +162,7 @@ async def test_volume_added_in_a_sync_arrives_whole(world: World, secondary: Fak
     await until(lambda: bool(secondary.syncs))
     added = await asyncio.to_thread(world.volumes.add, "wal", 1 << 20)
     world.link.volumes_changed()
-    await asyncio.to_thread(world.writer.submit, [write_change(added, 512, b"wal" * 100)])
+    await asyncio.to_thread(world.writer.submit, [write_change(added, 512, b"wal" * 512)])
     await world.caught_up(secondary)
     assert secondary.volumes[added.id][512:812] == b"wal" * 100
     assert secondary.volumes[1] == world.content()

@@ -50,10 +50,10 @@ async def test_metrics_begin_at_zero_and_follow_the_group(tmp_path: Path) -> Non
         await site.api.SendMessage(
             api.SendMessageRequest(group=GROUP, application="backup", request_id="r")
         )
-        await site.write(b"x" * 1000)
+        await site.write(b"x" * 1024)
         text = page(site)
         assert 'slackwater_ibc_messages_total{behaviour="freeze",group="demo"} 1.0' in text
-        assert 'slackwater_primary_write_bytes_total{group="demo"} 1000.0' in text
+        assert 'slackwater_primary_write_bytes_total{group="demo"} 1024.0' in text
         assert 'slackwater_ibc_pending_messages{group="demo"} 1.0' in text
         assert 'slackwater_ibc_fence_seconds_count{group="demo"} 1.0' in text
         assert 'slackwater_link_state{group="demo",link="site-b",state="CONNECTING"} 1.0' in text

@@ -247,13 +247,14 @@ async def test_a_group_that_recovers_says_so(tmp_path: Path) -> None:
 async def test_bytes_written_are_read_back_and_zeroed(tmp_path: Path) -> None:
     async with Site(tmp_path) as site:
         await site.with_group()
-        await site.write(b"0123456789", 100)
-        read = api.ReadVolumeRequest(name=VOLUME, offset=98, length=14)
-        assert (await site.api.ReadVolume(read)).data == b"\0\x000123456789\0\0"
-        zero = api.WriteVolumeRequest(name=VOLUME, offset=102, zero_bytes=4)
+        await site.write(b"01" * 1024, 512)
+        read = api.ReadVolumeRequest(name=VOLUME, offset=511, length=2051)
+        assert (await site.api.ReadVolume(read)).data == b"\0" + b"01" * 1024 + b"\0\0"
+        zero = api.WriteVolumeRequest(name=VOLUME, offset=1024, zero_bytes=1024)
         position = (await site.api.WriteVolume(zero)).position
         assert position.lsn == site.node.group("demo").writer.log.durable.position.lsn
-        assert (await site.api.ReadVolume(read)).data == b"\0\x0001\0\0\0\x006789\0\0"
+        left = b"01" * 256
+        assert (await site.api.ReadVolume(read)).data == b"\0" + left + bytes(1024) + left + b"\0\0"
 
 
 @pytest.mark.parametrize(
@@ -285,12 +286,17 @@ def test_a_volume_that_cannot_be_is_refused_by_field(
 @pytest.mark.parametrize(
     ("fields", "code", "said"),
     [
-        ({"offset": SIZE - 1, "data": b"xy"}, Code.OUT_OF_RANGE, "past the end"),
-        ({"offset": 1 << 63, "data": b"x"}, Code.OUT_OF_RANGE, "past the end"),
+        ({"offset": SIZE - 512, "data": bytes(1024)}, Code.OUT_OF_RANGE, "past the end"),
+        ({"offset": 1 << 63, "data": bytes(512)}, Code.OUT_OF_RANGE, "past the end"),
+        ({"offset": 1, "data": bytes(512)}, Code.INVALID_ARGUMENT, "offset: 1 is not"),
+        ({"offset": 512, "data": b"x"}, Code.INVALID_ARGUMENT, "data: 1 is not"),
+        ({"data": bytes(513)}, Code.INVALID_ARGUMENT, "data: 513 is not"),
+        ({"offset": 256, "zero_bytes": 512}, Code.INVALID_ARGUMENT, "offset: 256 is not"),
+        ({"zero_bytes": 4097}, Code.INVALID_ARGUMENT, "zero_bytes: 4097 is not"),
         ({"data": bytes((1 << 20) + 1)}, Code.INVALID_ARGUMENT, "data"),
         ({"data": b""}, Code.INVALID_ARGUMENT, "data"),
         ({"zero_bytes": 0}, Code.INVALID_ARGUMENT, "zero_bytes"),
-        ({"zero_bytes": SIZE + 1}, Code.OUT_OF_RANGE, "past the end"),
+        ({"zero_bytes": SIZE + 512}, Code.OUT_OF_RANGE, "past the end"),
         ({}, Code.INVALID_ARGUMENT, "content"),
         ({"name": f"{GROUP}/volumes/nope", "data": b"x"}, Code.NOT_FOUND, "nope"),
         ({"name": "groups/demo/volume/data", "data": b"x"}, Code.INVALID_ARGUMENT, "name"),
@@ -608,7 +614,7 @@ async def test_the_log_is_read_typed(tmp_path: Path) -> None:
         position = await site.write(b"here")
         request = api.PrimaryServiceReadLogRequest(group=GROUP, first_lsn=position.lsn)
         answer = await site.api.ReadLog(request)
-        assert answer.records[0].write.payload == b"here"
+        assert answer.records[0].write.payload == b"here".ljust(512, b"\0")
         assert answer.previous.lsn == position.lsn - 1
         request.omit_payloads = True
         assert not (await site.api.ReadLog(request)).records[0].write.payload
