@@ -14,6 +14,7 @@ to a gRPC code and `slackwater.nbd` to an errno; both tables are tested to be to
     * Diverged               the other side holds another history
     * Fenced                 a higher epoch is known
     * NoSpace                no room, for now
+    * QuotaExceeded          the caller's certificate grants fewer bytes
     * LogCorrupt             durable log bytes are damaged
     * DataCorrupt            other durable bytes are damaged
     * StorageFailed          the storage reported an error
@@ -147,6 +148,28 @@ class NoSpace(SlackwaterError):
         """Name what is full."""
         self.where = where
         super().__init__(f"no space in {where}", next_step)
+
+
+class QuotaExceeded(SlackwaterError):
+    """Volumes would take more bytes than the caller's certificate grants; nothing was changed."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, field: str, holder: str, quota: int, held: int, asked: int) -> None:
+        """Name the field, whose quota it is, and the bytes: granted, in use beside, asked for."""
+        self.field = field
+        self.holder = holder
+        self.quota = quota
+        self.held = held
+        self.asked = asked
+        self.problem = (
+            f"{asked} bytes beside {held} in use are more than the quota of {quota} bytes in the"
+            f" certificate of {holder}"
+        )
+        super().__init__(
+            f"{field}: {self.problem}",
+            "Delete volumes that are not needed, or have a certificate with a larger quota issued",
+        )
 
 
 class LogCorrupt(SlackwaterError):

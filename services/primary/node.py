@@ -27,8 +27,9 @@ from slackwater.log.marks import GroupMarks, SharedMarks
 from slackwater.nbd.connection import Access
 from slackwater.nbd.export import Listing, Peer
 from slackwater.nbd.server import Server
-from slackwater.runtime import nbd
+from slackwater.runtime import nbd, roles
 from slackwater.runtime.events import EventHub
+from slackwater.runtime.quotas import Quotas
 from slackwater.storage.seam import Storage
 
 GROUPS_LIMIT = 256
@@ -64,6 +65,8 @@ class PrimaryNode:
         self.broken: dict[str, BrokenGroup] = {}
         self.opening: set[str] = set()
         self.server: Server | None = None
+        self.quotas = Quotas(roles.Role.OPERATE, self._volume_bytes)
+        self._closed_bytes: dict[str, int] = {}
         self._storage = storage
         self._data = data
         self._clock = clock
@@ -89,6 +92,7 @@ class PrimaryNode:
             self._set_aside(directory.name, error)
             return False
         try:
+            self._closed_bytes[directory.name] = sum(row.size for row in database.volumes())
             return database.identity().role == PRIMARY
         finally:
             database.close()
@@ -146,6 +150,13 @@ class PrimaryNode:
             self._shared.senders.wake()
 
     # -- groups -------------------------------------------------------------------------------
+
+    def _volume_bytes(self) -> dict[str, int]:
+        """Return how large the volumes of each group are together."""
+        held = {name: self._closed_bytes.get(name, 0) for name in list(self.broken)}
+        for name, group in list(self.groups.items()):
+            held[name] = sum(volume.size for volume in list(group.writer.volumes.values()))
+        return held
 
     def group(self, name: str) -> PrimaryGroup:
         """Return an open group.

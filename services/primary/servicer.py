@@ -25,7 +25,7 @@ from slackwater.group.batch import Change, write_change, zero_change
 from slackwater.group.opening import WRITEBACK, WRITETHROUGH, GroupSettings
 from slackwater.group.volume import Volume
 from slackwater.log.segment import LogSettings
-from slackwater.runtime import wire
+from slackwater.runtime import roles, wire
 from slackwater.runtime.calls import Remembered, check_request_id, in_thread, page
 from slackwater.runtime.config import PrimaryConfig
 from slackwater.v1 import primary_pb2 as api
@@ -135,9 +135,10 @@ class PrimaryServicer(MessageServicer):
         group = self._group("group", request.group)
         names.check_label("volume_id", request.volume_id)
         size = names.check_volume_size("size_bytes", request.size_bytes)
+        quota = self._node.quotas.adding(roles.caller(), group.name, size, "size_bytes")
 
         def check() -> api.CreateVolumeResponse:
-            with group.admin:
+            with group.admin, quota:
                 group.volumes.check_new(request.volume_id)
                 group.volumes.check_size(size)
             made = resources_pb2.Volume(
@@ -146,7 +147,8 @@ class PrimaryServicer(MessageServicer):
             return api.CreateVolumeResponse(volume=made)
 
         def change() -> api.CreateVolumeResponse:
-            made = group.add_volume(request.volume_id, size)
+            with quota:
+                made = group.add_volume(request.volume_id, size)
             return api.CreateVolumeResponse(volume=translate.volume(group.name, made))
 
         if request.validate_only:

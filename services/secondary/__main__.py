@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import grpc
 
 from services.secondary import metrics, replication
-from services.secondary.node import Limits, SecondaryNode
+from services.secondary.limits import Limits
+from services.secondary.node import SecondaryNode
 from services.secondary.servicer import Endpoints, SecondaryServicer
 from slackwater.clock import SystemClock
 from slackwater.group.directory import DataDirectory

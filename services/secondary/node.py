@@ -14,6 +14,7 @@ import structlog
 
 from services.secondary import exports
 from services.secondary.group import SecondaryGroup
+from services.secondary.limits import Limits
 from slackwater import errors
 from slackwater.apply.database import ReplicaDatabase
 from slackwater.apply.opening import ReplicaSpec
@@ -23,47 +24,20 @@ from slackwater.clock import Clock
 from slackwater.group.directory import DataDirectory, GroupDirectory
 from slackwater.group.rows import SECONDARY
 from slackwater.link.receiver_actions import HelloInfo, Opened
-from slackwater.log.segment import MAX_RECORD_BYTES, LogSettings
 from slackwater.nbd.connection import Access
 from slackwater.nbd.export import Listing, Peer
 from slackwater.nbd.server import Server
 from slackwater.runtime import nbd, roles
 from slackwater.runtime.calls import in_thread
 from slackwater.runtime.events import EventHub
+from slackwater.runtime.quotas import Quotas
 from slackwater.storage.seam import Storage
 
 if TYPE_CHECKING:
     from services.secondary.replication import ReplicateStream
 
 GROUPS_LIMIT = 256
-MIN_LOG_BYTES, MAX_LOG_BYTES = 64 << 20, 1 << 40
 REPLAY_LOOK_SECONDS = 0.02
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the configuration says of replicas.
-
-    Attributes:
-        log_bytes: Of a new replica whose Primary names no size.
-        segment_bytes: One file of a new log, at most.
-        freeze_log_limit: Share of the log at which a freeze ends by itself (C8).
-        chunk_bytes: Unit of a first snapshot's copies.
-    """
-
-    log_bytes: int = 1 << 30
-    segment_bytes: int = 64 << 20
-    freeze_log_limit: float = 0.8
-    chunk_bytes: int = 64 << 10
-
-    def log_settings(self, log_bytes: int) -> LogSettings:
-        """Return the sizes of a new replica's log, as large as its Primary's is."""
-        size = min(max(log_bytes or self.log_bytes, MIN_LOG_BYTES), MAX_LOG_BYTES)
-        segment = min(self.segment_bytes, size // 8 // 4096 * 4096)
-        # A small window in a small log: it is kept free, and a freeze has to end before that.
-        settings = LogSettings(size, segment, min(8 << 20, max(size // 32, MAX_RECORD_BYTES)))
-        settings.validate()
-        return settings
 
 
 @dataclass(frozen=True)
@@ -93,6 +67,7 @@ class SecondaryNode:
         self.streams: set[ReplicateStream] = set()
         self.server: Server | None = None
         self.limits = limits
+        self.quotas = Quotas(roles.Role.REPLICATE, self._volume_bytes)
         self.ending = threading.Event()
         self._storage = storage
         self._data = data
@@ -100,6 +75,7 @@ class SecondaryNode:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._admin = threading.Lock()
+        self._closed_bytes: dict[str, int] = {}
         self._arrivals: dict[str, asyncio.Lock] = {}
         self._wakes: list[Callable[[], None]] = []
 
@@ -118,6 +94,7 @@ class SecondaryNode:
             self._set_aside(directory.name, error, is_secondary=False)
             return False
         try:
+            self._closed_bytes[directory.name] = sum(row.size for row in database.volumes())
             return database.identity().role == SECONDARY
         finally:
             database.close()
@@ -180,16 +157,18 @@ class SecondaryNode:
 
         Raises:
             PermissionDenied: the caller may not replicate this group.
+            QuotaExceeded: not volumes of this size; a replica that is here stays as it is.
             Unavailable: the service is ending.
             FailedPrecondition: the name or the uid belongs to something else here.
             Fenced: a higher epoch is known.
             GroupFailed: the replica has failed.
             NoSpace, StorageFailed: a new replica could not be made; nothing is left behind.
         """
-        roles.caller().check(roles.Role.REPLICATE, hello.group)
+        identity = roles.caller()
+        identity.check(roles.Role.REPLICATE, hello.group)
         self.check_going_on()
         async with self._arrivals.setdefault(hello.group, asyncio.Lock()):
-            group = await in_thread(self._group_for, hello)
+            group = await in_thread(self._group_for, hello, identity)
             older = group.stream
             if older is not None:
                 older.supersede()
@@ -215,14 +194,24 @@ class SecondaryNode:
         if self.ending.is_set():
             raise errors.Unavailable("this Secondary", "It is ending; dial again in a moment")
 
-    def _group_for(self, hello: HelloInfo) -> SecondaryGroup:
+    def _group_for(self, hello: HelloInfo, identity: roles.Identity) -> SecondaryGroup:
+        size = sum(volume.size_bytes for volume in hello.volumes)
         with self._admin:
             self._check_uid(hello)
             group = self.groups.get(hello.group)
             if group is None:
-                group = self._create(hello)
-        group.check_hello(hello.group_uid, hello.epoch)
-        return group
+                self._check_makeable(hello)
+            else:
+                group.check_hello(hello.group_uid, hello.epoch)
+            self.quotas.plan(identity, hello.group, size, "hello.volumes")
+            return group or self._create(hello)
+
+    def _volume_bytes(self) -> dict[str, int]:
+        """Return how large the volumes of each replica are together."""
+        held = {name: self._closed_bytes.get(name, 0) for name in list(self.broken)}
+        for name, group in list(self.groups.items()):
+            held[name] = sum(volume.size for volume in group.replica.volumes.active())
+        return held
 
     def _check_uid(self, hello: HelloInfo) -> None:
         for other in self.groups.values():
@@ -235,7 +224,7 @@ class SecondaryNode:
                     f" slackwater replica delete {other.name}",
                 )
 
-    def _create(self, hello: HelloInfo) -> SecondaryGroup:
+    def _check_makeable(self, hello: HelloInfo) -> None:
         name = hello.group
         if name in self.broken:
             raise errors.GroupFailed(name, str(self.broken[name].error))
@@ -246,21 +235,28 @@ class SecondaryNode:
                 f"this service holds {GROUPS_LIMIT} replicas",
                 "Attach the link to another site",
             )
+
+    def _create(self, hello: HelloInfo) -> SecondaryGroup:
         spec = ReplicaSpec(
             group_uid=hello.group_uid,
-            group=name,
+            group=hello.group,
             link=hello.link,
             epoch=hello.epoch,
             log=self.limits.log_settings(hello.log_bytes),
         )
-        replica = Replica.create(
-            self._storage,
-            self._data,
-            spec,
-            self._clock,
-            freeze_log_limit=self.limits.freeze_log_limit,
-        )
-        self.events.publish(f"groups/{name}", "REPLICA_CREATED", f"of group {hello.group_uid}")
+        try:
+            replica = Replica.create(
+                self._storage,
+                self._data,
+                spec,
+                self._clock,
+                freeze_log_limit=self.limits.freeze_log_limit,
+            )
+        except BaseException:
+            self.quotas.forget(hello.group)
+            raise
+        resource = f"groups/{hello.group}"
+        self.events.publish(resource, "REPLICA_CREATED", f"of group {hello.group_uid}")
         return self._adopt(replica)
 
     def _check_no_primary(self, name: str, uid: uuid.UUID) -> None:
@@ -336,6 +332,7 @@ class SecondaryNode:
                 group.close()
             self.broken.pop(name, None)
             self._data.remove_group(name)
+            self.quotas.forget(name)
         self.events.publish(f"groups/{name}", "REPLICA_DELETED", "")
         self._log.info("replica deleted", group=name)
         return losses

@@ -41,7 +41,8 @@ from slackwater.link.receiver_actions import (
     VerdictsConfirmed,
 )
 from slackwater.position import Position
-from slackwater.v1 import replication_pb2
+from slackwater.runtime import roles
+from slackwater.v1 import record_pb2, replication_pb2
 
 if TYPE_CHECKING:
     from services.secondary.node import SecondaryNode
@@ -83,6 +84,7 @@ class ReplicateStream:
         self._core = LinkReceiver(self._loop.time())
         self._group: SecondaryGroup | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._sizes: dict[int, int] = {}
         self._outbox: deque[Response] = deque()
         self._to_send = asyncio.Event()
         self._changed = asyncio.Event()
@@ -204,6 +206,7 @@ class ReplicateStream:
         self._is_busy = self._is_held = True
         try:
             group, opened = await self._node.admit(self, hello)
+            self._sizes = {one.volume: one.size_bytes for one in hello.volumes}
             self._core.opened(opened)
             self._told = opened.progress
             self._core.log_room_bytes = group.replica.log_room_bytes
@@ -220,6 +223,8 @@ class ReplicateStream:
     async def _append(self, action: AppendRun) -> None:
         group = self._group
         assert group is not None, "records follow Welcome"
+        if any(view.kind == record.KIND_VOLUME_CHANGE for view in action.views):
+            self._plan_volumes(group, action)
         on_durable = partial(_note_durable, group.tally.durable_seconds, time.monotonic())
         append = partial(group.replica.append_run, action.run, action.views, on_durable)
         if any(view.kind == record.KIND_IBC_MESSAGE for view in action.views):
@@ -227,10 +232,33 @@ class ReplicateStream:
         else:
             append()
 
+    def _plan_volumes(self, group: SecondaryGroup, action: AppendRun) -> None:
+        """Refuse what takes the group's volumes past the caller's quota, before it is received.
+
+        What lies before the Hello is in the volumes that the Hello named, or undone since.
+        """
+        hello = self._core.hello
+        assert hello is not None, "records follow Hello"
+        quotas = self._node.quotas
+        for view in action.views:
+            if view.kind == record.KIND_VOLUME_CHANGE and view.lsn > hello.durable.lsn:
+                body = bytes(action.run[view.body_start : view.body_end])
+                change = record_pb2.VolumeChange.FromString(body)
+                if change.kind == record_pb2.VolumeChange.KIND_REMOVE:
+                    self._sizes.pop(change.volume, None)
+                    quotas.note(group.name, sum(self._sizes.values()))
+                else:
+                    self._sizes[change.volume] = change.size_bytes
+                    size = sum(self._sizes.values())
+                    quotas.plan(roles.caller(), group.name, size, "volume_change.size_bytes")
+
     async def _start_sync(self, action: StartSync) -> None:
         group = self._group
         assert group is not None, "a sync follows Welcome"
         specs = [VolumeSpec(one.volume, one.name, one.size_bytes) for one in action.volumes]
+        self._sizes = {one.volume: one.size_bytes for one in action.volumes}
+        size = sum(self._sizes.values())
+        self._node.quotas.plan(roles.caller(), group.name, size, "sync_start.volumes")
         self._is_busy = self._is_held = True
         try:
             await group.alone(

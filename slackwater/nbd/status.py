@@ -37,6 +37,7 @@ ERRNOS: Final[dict[type[errors.SlackwaterError], int]] = {
     errors.Diverged: errno.EIO,
     errors.Fenced: errno.EPERM,
     errors.NoSpace: errno.ENOSPC,
+    errors.QuotaExceeded: errno.EDQUOT,
     errors.LogCorrupt: errno.EIO,
     errors.DataCorrupt: errno.EIO,
     errors.StorageFailed: errno.EIO,

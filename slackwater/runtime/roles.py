@@ -5,7 +5,8 @@ A certificate grants roles by URIs among its subject alternative names:
     slackwater://role/<role>?groups=<pattern,...>&quota=<bytes>
 
 `groups` are shell patterns over group names; without it the grant is for every group. `quota`
-bounds the bytes of volumes that the holder may create. Over plaintext, which is refused outside
+bounds the bytes of volumes of those groups together: what the holder creates on a Primary, and
+what it replicates to a Secondary. Over plaintext, which is refused outside
 loopback unless asked for by --insecure, the caller holds every role.
 """
 
@@ -19,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from google.protobuf.message import Message
 
-from slackwater.errors import InvalidRequest, PermissionDenied
+from slackwater.errors import InvalidRequest, PermissionDenied, QuotaExceeded
 
 SCHEME = "slackwater"
 
@@ -121,8 +122,10 @@ class Grant:
         """Whether this grant allows `role` on `group`; None asks about all groups at once."""
         if not self.gives(role):
             return False
-        if group is None:
-            return "*" in self.groups
+        return "*" in self.groups if group is None else self.names(group)
+
+    def names(self, group: str) -> bool:
+        """Whether a group is one of those this grant is for."""
         return any(fnmatchcase(group, pattern) for pattern in self.groups)
 
 
@@ -148,11 +151,32 @@ class Identity:
         if not any(grant.gives(role) for grant in self.grants):
             raise PermissionDenied(f"{self.name} does not hold role {role.value}")
 
-    def quota_bytes(self, role: Role, group: str) -> int | None:
-        """Bytes of volumes the caller may create in `group`; None: no bound."""
-        quotas = [grant.quota_bytes for grant in self.grants if grant.covers(role, group)]
-        bounded = [quota for quota in quotas if quota is not None]
-        return max(bounded) if quotas and len(bounded) == len(quotas) else None
+    def check_quota(
+        self, role: Role, group: str, size: int, held: Mapping[str, int], field: str
+    ) -> None:
+        """Raise QuotaExceeded unless a grant for `role` on `group` has room for its volumes.
+
+        Args:
+            role: what the volumes are made with.
+            group: the group they are in.
+            size: bytes of all volumes that the group shall have.
+            held: bytes of the volumes of the other groups; a grant's quota is for all its groups.
+            field: the field of the request that asks for them.
+        """
+        refused: tuple[int, int, int] | None = None
+        for grant in self.grants:
+            if not grant.covers(role, group):
+                continue
+            if grant.quota_bytes is None:
+                return
+            used = sum(amount for name, amount in held.items() if grant.names(name))
+            room = grant.quota_bytes - used
+            if size <= room:
+                return
+            if refused is None or room > refused[0]:
+                refused = (room, grant.quota_bytes, used)
+        if refused is not None:
+            raise QuotaExceeded(field, self.name, refused[1], refused[2], size)
 
 
 EVERYTHING = Identity("plaintext caller", tuple(Grant(role) for role in Role))

@@ -34,6 +34,7 @@ CODES: Mapping[type[errors.SlackwaterError], grpc.StatusCode] = {
     errors.Diverged: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Fenced: grpc.StatusCode.ABORTED,
     errors.NoSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.LogCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.DataCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.StorageFailed: grpc.StatusCode.UNAVAILABLE,
@@ -68,7 +69,7 @@ def to_status(error: errors.SlackwaterError) -> status_pb2.Status:
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_fields(error))
     )
     match error:
-        case errors.InvalidRequest() | errors.OutOfRange():
+        case errors.InvalidRequest() | errors.OutOfRange() | errors.QuotaExceeded():
             bad = error_details_pb2.BadRequest()
             bad.field_violations.add(
                 field=error.field[:_MAX_VALUE], description=error.problem[:_MAX_VALUE]

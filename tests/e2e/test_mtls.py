@@ -3,55 +3,21 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
-from demo.sites import Sites
 from slackwater.runtime.tls import TlsFiles
 from slackwater.v1 import primary_pb2, primary_pb2_grpc
 from tests.support.certificates import Authority
 from tests.support.processes import wait_until
+from tests.support.secured import Secured
 
 pytestmark = pytest.mark.timeout(120)
 
 VOLUME = "groups/demo/volumes/data"
-
-
-class Secured(Sites):
-    """Three services, each with a certificate of its own role, and one operator."""
-
-    def __init__(self, directory: Path) -> None:
-        pki = directory / "pki"
-        pki.mkdir(parents=True)
-        self.authority = Authority(pki)
-        certificates = {
-            "primary": self.authority.issue("primary", "slackwater://role/replicate"),
-            "secondary": self.authority.issue("secondary"),
-            "snapshot": self.authority.issue("snapshot", "slackwater://role/operate"),
-        }
-        self.operator = self.authority.issue("operator", "slackwater://role/operate")
-        super().__init__(
-            directory, arguments={role: flags(files) for role, files in certificates.items()}
-        )
-
-    def cli(self, *words: str, files: TlsFiles | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the command line as the operator, or with another certificate."""
-        command = [sys.executable, "-m", "slackwater.cli", *words]
-        command += ["--primary", self.primary.endpoints.grpc]
-        command += ["--secondary", self.secondary.endpoints.grpc]
-        command += ["--snapshot", self.snapshot.endpoints.grpc, *flags(files or self.operator)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def flags(files: TlsFiles) -> list[str]:
-    return [
-        "--tls-cert", str(files.certificate), "--tls-key", str(files.key),
-        "--tls-ca", str(files.authority),
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

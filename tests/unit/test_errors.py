@@ -25,6 +25,13 @@ EVERY = [
     (errors.Fenced(3, 2), "FENCED", "epoch 2 is fenced by epoch 3"),
     (errors.NoSpace("the log"), "NO_SPACE", "no space in the log"),
     (
+        errors.QuotaExceeded("size_bytes", "lab", 100, 60, 41),
+        "QUOTA_EXCEEDED",
+        "size_bytes: 41 bytes beside 60 in use are more than the quota of 100 bytes in the"
+        " certificate of lab. Delete volumes that are not needed, or have a certificate with a"
+        " larger quota issued",
+    ),
+    (
         errors.LogCorrupt("1.seg", 4096, "bad"),
         "LOG_CORRUPT",
         "log segment 1.seg is corrupt at byte 4096: bad",

@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from slackwater.errors import QuotaExceeded
+from slackwater.runtime import status
 from slackwater.v1 import replication_pb2
 
 METHOD = "/slackwater.v1.ReplicationService/Replicate"
@@ -30,6 +32,9 @@ _FATAL = frozenset(
     }
 )
 """Dialling again cannot help: fenced, another group, the wrong role, the wrong service."""
+
+_FATAL_REASONS = frozenset({QuotaExceeded.reason})
+"""Nor here, though another error of that code, such as no room, may pass by itself."""
 
 _SETTLED = frozenset({grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE})
 
@@ -144,6 +149,8 @@ class Line:
                 self._say(channel, partial(self._receive, response))
             code, details = await call.code(), await call.details()
         except grpc.aio.AioRpcError as error:
+            if status.decode(error).reason in _FATAL_REASONS:
+                return f"{error.code().name}: {error.details()}", True
             code, details = error.code(), error.details()
         if code is grpc.StatusCode.OK:
             return "the Secondary ended the stream", False

@@ -1,6 +1,6 @@
 import pytest
 
-from slackwater.errors import InvalidRequest, PermissionDenied
+from slackwater.errors import InvalidRequest, PermissionDenied, QuotaExceeded
 from slackwater.runtime import roles
 from slackwater.runtime.roles import Grant, Identity, Role
 from slackwater.v1 import primary_pb2, replication_pb2, secondary_pb2, snapshot_pb2
@@ -80,14 +80,33 @@ class TestGrants:
         assert identity.allows(Role.VIEW, "g")
         assert not identity.allows(Role.REPLICATE, "g")
 
-    def test_quota_is_the_largest_that_covers_the_group(self) -> None:
-        identity = Identity("c", (Grant(Role.OPERATE, ("*",), 10), Grant(Role.OPERATE, ("g",), 20)))
-        assert identity.quota_bytes(Role.OPERATE, "g") == 20
-        assert identity.quota_bytes(Role.OPERATE, "h") == 10
+
+class TestQuota:
+    def check(self, size: int, held: dict[str, int], *grants: Grant) -> None:
+        Identity("lab", grants).check_quota(Role.OPERATE, "g", size, held, "size_bytes")
+
+    def test_quota_is_for_all_groups_of_its_grant_together(self) -> None:
+        grant = Grant(Role.OPERATE, ("g*",), 10)
+        self.check(4, {"g2": 6, "web": 100}, grant)
+        with pytest.raises(QuotaExceeded, match="certificate of lab") as caught:
+            self.check(5, {"g2": 6, "web": 100}, grant)
+        error = caught.value
+        assert (error.field, error.quota, error.held, error.asked) == ("size_bytes", 10, 6, 5)
+
+    def test_one_grant_with_room_is_enough_and_the_roomiest_is_named(self) -> None:
+        wide, narrow = Grant(Role.OPERATE, ("*",), 10), Grant(Role.OPERATE, ("g",), 20)
+        self.check(20, {"h": 9}, wide, narrow)
+        with pytest.raises(QuotaExceeded) as caught:
+            self.check(21, {"h": 9}, wide, narrow)
+        assert caught.value.quota == 20
 
     def test_one_grant_without_quota_lifts_the_bound(self) -> None:
-        identity = Identity("c", (Grant(Role.OPERATE, ("*",), 10), Grant(Role.OPERATE, ("g",))))
-        assert identity.quota_bytes(Role.OPERATE, "g") is None
+        self.check(1 << 40, {}, Grant(Role.OPERATE, ("*",), 10), Grant(Role.OPERATE, ("g",)))
+
+    def test_quota_of_another_role_or_group_counts_for_nothing(self) -> None:
+        others = (Grant(Role.REPLICATE, ("g",), 1 << 40), Grant(Role.OPERATE, ("h",), 1 << 40))
+        with pytest.raises(QuotaExceeded):
+            self.check(11, {}, Grant(Role.OPERATE, ("g",), 10), *others)
 
 
 class TestRequests:

@@ -12,7 +12,8 @@ import grpc
 
 from services.secondary import replication
 from services.secondary.group import SecondaryGroup
-from services.secondary.node import Limits, SecondaryNode
+from services.secondary.limits import Limits
+from services.secondary.node import SecondaryNode
 from services.secondary.servicer import Endpoints, SecondaryServicer
 from slackwater.clock import SystemClock
 from slackwater.group.directory import DataDirectory

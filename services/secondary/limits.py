@@ -1,0 +1,33 @@
+"""What the configuration says of replicas."""
+
+from dataclasses import dataclass
+
+from slackwater.log.segment import MAX_RECORD_BYTES, LogSettings
+
+MIN_LOG_BYTES, MAX_LOG_BYTES = 64 << 20, 1 << 40
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the configuration says of replicas.
+
+    Attributes:
+        log_bytes: Of a new replica whose Primary names no size.
+        segment_bytes: One file of a new log, at most.
+        freeze_log_limit: Share of the log at which a freeze ends by itself (C8).
+        chunk_bytes: Unit of a first snapshot's copies.
+    """
+
+    log_bytes: int = 1 << 30
+    segment_bytes: int = 64 << 20
+    freeze_log_limit: float = 0.8
+    chunk_bytes: int = 64 << 10
+
+    def log_settings(self, log_bytes: int) -> LogSettings:
+        """Return the sizes of a new replica's log, as large as its Primary's is."""
+        size = min(max(log_bytes or self.log_bytes, MIN_LOG_BYTES), MAX_LOG_BYTES)
+        segment = min(self.segment_bytes, size // 8 // 4096 * 4096)
+        # A small window in a small log: it is kept free, and a freeze has to end before that.
+        settings = LogSettings(size, segment, min(8 << 20, max(size // 32, MAX_RECORD_BYTES)))
+        settings.validate()
+        return settings
