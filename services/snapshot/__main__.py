@@ -8,19 +8,23 @@ from collections.abc import Iterator, Sequence
 import grpc
 
 from services.snapshot import metrics
+from services.snapshot.documents import Documents
 from services.snapshot.events import Events
 from services.snapshot.peers import Peers
 from services.snapshot.runs import Runs
 from services.snapshot.servicer import SnapshotServicer
 from services.snapshot.store import RunStore
+from services.snapshot.tasks.catalogue import Catalogue
 from slackwater.group.directory import DataDirectory
 from slackwater.runtime.config import SnapshotConfig, parse_arguments
 from slackwater.runtime.lifecycle import Service, run_service
 from slackwater.storage.real import RealStorage
-from slackwater.v1 import snapshot_pb2_grpc
+from slackwater.v1 import snapshot_pb2, snapshot_pb2_grpc
 
 SERVICE = "slackwater.v1.SnapshotService"
 ASK_EVERY_SECONDS = 5.0
+TASKS = "tasks"
+"""Where tasks are below the data directory, unless a setting says otherwise."""
 
 
 class Snapshots:
@@ -32,30 +36,39 @@ class Snapshots:
         self._store = RunStore(RealStorage(), config.data_dir)
         self._peers = Peers(config.primary, config.secondary, service.certificates)
         self._events = Events()
+        self._catalogue = Catalogue(
+            Documents(self._store.database, "task", snapshot_pb2.Task),
+            config.tasks_dir or config.data_dir / TASKS,
+            self._events.publish,
+        )
         self._runs = Runs(self._store, self._peers, self._events, service.spawn)
 
     def add_parts(self) -> None:
         """Runs end before the server does: their watchers see it."""
         service = self._service
         service.metrics.collect_with(lambda: metrics.collect(self._runs, self._peers))
+        service.metrics.collect_with(lambda: metrics.collect_tasks(self._catalogue))
         service.add("peers", self._start_peers, self._stop_peers)
         service.serve(self._register, [SERVICE])
         service.add("runs", self._be_ready, self._stop_runs)
 
     def _register(self, server: grpc.aio.Server) -> None:
         servicer = SnapshotServicer(  # type: ignore[abstract]  # PlannedServicer has the rest
-            self._runs, self._peers, self._events
+            self._runs, self._catalogue, self._peers, self._events
         )
         snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(servicer, server)
 
     async def _start_peers(self) -> None:
         """What a crash left is shown and ended before anybody can ask."""
+        await self._catalogue.refresh()
         self._runs.recover()
         self._service.spawn(self._keep_asking(), "peers")
 
     async def _keep_asking(self) -> None:
         while True:
-            await asyncio.gather(*(peer.ask() for peer in self._peers.all))
+            await asyncio.gather(
+                self._catalogue.refresh(), *(peer.ask() for peer in self._peers.all)
+            )
             await asyncio.sleep(ASK_EVERY_SECONDS)
 
     async def _stop_peers(self, grace: float) -> None:

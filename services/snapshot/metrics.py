@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from services.snapshot.peers import Peers
 from services.snapshot.runs import Runs
+from services.snapshot.tasks.catalogue import SOURCE_API, Catalogue
 
 
 def collect(runs: Runs, peers: Peers) -> Iterator[Metric]:
@@ -46,3 +47,18 @@ def collect(runs: Runs, peers: Peers) -> Iterator[Metric]:
             heard.add_metric([peer.role], time.time() - time.monotonic() + peer.answered_at)
     yield up
     yield heard
+
+
+def collect_tasks(catalogue: Catalogue) -> Iterator[Metric]:
+    """Yield what there is of tasks, and of files that define none."""
+    tasks = catalogue.all()
+    from_api = sum(task.source == SOURCE_API for task in tasks)
+    known = GaugeMetricFamily("slackwater_snapshot_tasks", "Tasks, by source.", labels=["source"])
+    known.add_metric([SOURCE_API], from_api)
+    known.add_metric(["file"], len(tasks) - from_api)
+    yield known
+    bad = GaugeMetricFamily(
+        "slackwater_snapshot_task_files_bad", "Files of tasks that cannot be used as they are."
+    )
+    bad.add_metric([], len(catalogue.problems))
+    yield bad

@@ -7,12 +7,12 @@ import grpc
 from slackwater.v1 import snapshot_pb2, snapshot_pb2_grpc
 
 RELEASES = {
-    "Task": "0.2",
+    "StartTask": "0.2",
     "Schedule": "0.3",
     "Check": "0.3",
     "Mirror": "0.3",
 }
-"""The release that brings each noun."""
+"""The release that brings each noun, or rpc."""
 
 
 class PlannedServicer(snapshot_pb2_grpc.SnapshotServiceServicer):
@@ -35,7 +35,7 @@ def _refuse(method: str, release: str) -> Any:
         await context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
             f"{method} is planned for release {release}; this one has StartSnapshot and its runs,"
-            " and the snapshots they make",
+            " the snapshots they make, and tasks",
         )
 
     answer.__name__ = method

@@ -11,8 +11,9 @@ from google.protobuf.message import Message
 import slackwater
 from services.snapshot.events import Events
 from services.snapshot.peers import Peers
-from services.snapshot.planned import PlannedServicer
 from services.snapshot.runs import TASK, Runs
+from services.snapshot.tasks.catalogue import Catalogue
+from services.snapshot.tasks.servicer import TaskServicer
 from slackwater import names
 from slackwater.errors import AlreadyExists, InvalidRequest
 from slackwater.v1 import secondary_pb2
@@ -29,11 +30,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T", bound=Message)
 
 
-class SnapshotServicer(PlannedServicer):
-    """The service; tasks, schedules, checks, mirrors and retention come later."""
+class SnapshotServicer(TaskServicer):
+    """The service; schedules, checks, mirrors and retention come later."""
 
-    def __init__(self, runs: Runs, peers: Peers, events: Events) -> None:
-        """Serve these runs."""
+    def __init__(self, runs: Runs, catalogue: Catalogue, peers: Peers, events: Events) -> None:
+        """Serve these runs and tasks."""
+        super().__init__(catalogue)
         self._runs = runs
         self._peers = peers
         self._events = events
@@ -141,12 +143,13 @@ class SnapshotServicer(PlannedServicer):
     ) -> api.SnapshotServiceGetStatusResponse:
         """Ask both others, and show what is under way."""
         del request, context
-        await asyncio.gather(*(peer.ask() for peer in self._peers.all))
+        await asyncio.gather(self._catalogue.refresh(), *(peer.ask() for peer in self._peers.all))
         answer = api.SnapshotServiceGetStatusResponse(
             primary=self._peers.primary.as_status(),
             secondary=self._peers.secondary.as_status(),
             runs=self._runs.live[:SHOWN_RUNS],
             version=slackwater.__version__,
+            problems=self._catalogue.problems,
         )
         answer.uptime.FromNanoseconds(round((time.monotonic() - self._began) * 1e9))
         return answer

@@ -75,14 +75,14 @@ class RunStore:
 
     def __init__(self, storage: Storage, data_dir: Path) -> None:
         """Open or make the file."""
-        self._database: Database = storage.open_database(data_dir / FILE)
-        with self._database.transaction() as connection:
+        self.database: Database = storage.open_database(data_dir / FILE)
+        with self.database.transaction() as connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
 
     def save(self, record: RunRecord) -> None:
         """Write a run; old runs that are over make room."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -124,10 +124,10 @@ class RunStore:
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        self.database.close()
 
     def _select(self, condition: str, parameters: Sequence[object]) -> list[RunRecord]:
-        rows = self._database.query(
+        rows = self.database.query(
             f"SELECT id, holding, registered, request, run FROM runs {condition}",  # noqa: S608
             parameters,
         )

@@ -251,7 +251,7 @@ def _needs_marker(storage: Storage, path: Path) -> bool:
 def _may_be_ours(name: str) -> bool:
     """Tell whether a directory without a marker may have this in it: roles start side by side."""
     return (
-        name in ("run", "lost+found")
+        name in ("run", "tasks", "lost+found")
         or name.endswith(".lock")
         or name.startswith((f"{MARKER}.", ".probe-"))
     )

@@ -208,6 +208,9 @@ class SnapshotConfig(BaseServiceConfig):
     metrics_listen: Address = Field("127.0.0.1:9462", description="host:port of /metrics")
     primary: Address = Field("127.0.0.1:7460", description="host:port of the Primary")
     secondary: Address = Field("127.0.0.1:7461", description="host:port of the Secondary")
+    tasks_dir: Path | None = Field(
+        None, description="directory of tasks, one below it each; unset: tasks in data_dir"
+    )
 
 
 Config = TypeVar("Config", bound=BaseServiceConfig)

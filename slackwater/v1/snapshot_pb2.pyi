@@ -1094,25 +1094,65 @@ class ListTasksResponse(_message.Message):
 
     TASKS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty: there is none."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
         """The entries."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileProblem]:
+        """Files of tasks that cannot be used as they are; on every page."""
+
     def __init__(
         self,
         *,
         tasks: _abc.Iterable[Global___Task] | None = ...,
         next_page_token: _builtins.str = ...,
+        problems: _abc.Iterable[Global___FileProblem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "problems", b"problems", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
+
+@_typing.final
+class FileProblem(_message.Message):
+    """What is wrong with a file of definitions. What it defines is not there until the file is mended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """The file, or the directory."""
+    line: _builtins.int
+    """Line of it, from 1; 0: the file as a whole."""
+    field: _builtins.str
+    """The field, for example `onfreeze[0].command`; empty if it is no field's."""
+    problem: _builtins.str
+    """What is wrong and what to write instead, as one sentence or two."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        line: _builtins.int = ...,
+        field: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "file", b"file", "line", b"line", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileProblem: _TypeAlias = FileProblem  # noqa: Y015
 
 @_typing.final
 class UpdateTaskRequest(_message.Message):
@@ -2583,6 +2623,7 @@ class SnapshotServiceGetStatusResponse(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     UPTIME_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the service."""
     @_builtins.property
@@ -2601,6 +2642,10 @@ class SnapshotServiceGetStatusResponse(_message.Message):
     def uptime(self) -> _duration_pb2.Duration:
         """How long the service has run."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileProblem]:
+        """Files of definitions that cannot be used as they are."""
+
     def __init__(
         self,
         *,
@@ -2609,10 +2654,11 @@ class SnapshotServiceGetStatusResponse(_message.Message):
         runs: _abc.Iterable[Global___Run] | None = ...,
         version: _builtins.str = ...,
         uptime: _duration_pb2.Duration | None = ...,
+        problems: _abc.Iterable[Global___FileProblem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["primary", b"primary", "secondary", b"secondary", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["primary", b"primary", "runs", b"runs", "secondary", b"secondary", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["primary", b"primary", "problems", b"problems", "runs", b"runs", "secondary", b"secondary", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from services.snapshot.planned import RELEASES, release_of
+from services.snapshot.planned import RELEASES, PlannedServicer, release_of
 from services.snapshot.servicer import SnapshotServicer
 from slackwater.errors import FailedPrecondition
 from slackwater.runtime import status
@@ -254,6 +254,7 @@ def test_planned_call_says_which_release_brings_it(
 
 
 def test_every_call_is_here_or_planned() -> None:
+    ours = SnapshotServicer.__mro__[: SnapshotServicer.__mro__.index(PlannedServicer)]
     for method in METHODS:
-        here = method.name in vars(SnapshotServicer)
+        here = any(method.name in vars(kind) for kind in ours)
         assert here == (release_of(method.name) is None), method.name
