@@ -24,6 +24,10 @@ LABEL org.opencontainers.image.title="slackwater" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
+# What the checks of file systems run.
+RUN { command -v e2fsck && command -v xfs_repair; } >/dev/null \
+    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends e2fsprogs xfsprogs \
+         && rm -rf /var/lib/apt/lists/*; }
 COPY --from=build /opt/slackwater /opt/slackwater
 ENV PATH=/opt/slackwater/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN install -d -o 65532 -g 65532 /data
