@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 apt_packages() { # Debian's name of what the tools come in
   local -A of=([nbdfuse]=libnbd-bin [nbdcopy]=libnbd-bin [nbdinfo]=libnbd-bin [qemu-io]=qemu-utils
     [fio]=fio [nbdkit]=nbdkit [mke2fs]=e2fsprogs [fusermount3]=fuse3 [promtool]=prometheus
-    [losetup]=mount [fsfreeze]=util-linux [openssl]=openssl)
+    [losetup]=mount [fsfreeze]=util-linux [openssl]=openssl [podman]=podman [runc]=runc
+    [debootstrap]=debootstrap)
   for tool in "${!of[@]}"; do
     command -v "$tool" >/dev/null 2>&1 || [ -x "/sbin/$tool" ] || [ -x "/usr/sbin/$tool" ] ||
       printf '%s\n' "${of[$tool]}"
@@ -36,6 +37,9 @@ if [ -n "$missing" ]; then
     echo "  apt-get install -y $missing" >&2
   fi
 fi
+# Debian's is too old for the manifests; nothing but their tests needs it.
+command -v kubectl >/dev/null 2>&1 ||
+  echo "setup: kubectl 1.27 or newer is missing: https://kubernetes.io/docs/tasks/tools" >&2
 
 stamp=.venv/.stamp
 want=$(cat requirements.lock pyproject.toml tools/setup.sh | sha256sum)
