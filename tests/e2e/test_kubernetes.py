@@ -15,7 +15,7 @@ from tests.support.tools import require
 
 REPOSITORY = Path(__file__).parents[2]
 OVERLAYS = sorted(path.name for path in (REPOSITORY / "k8s/overlays").iterdir())
-CONFIGS = {
+CONFIGS: dict[str, type[config.BaseServiceConfig]] = {
     "slackwater-primary": config.PrimaryConfig,
     "slackwater-secondary": config.SecondaryConfig,
     "slackwater-snapshot": config.SnapshotConfig,
@@ -60,7 +60,7 @@ def environment(documents: list[Document], container: Document) -> dict[str, str
 
 
 def matches(labels: Mapping[str, str], template: Document) -> bool:
-    return labels.items() <= template["metadata"]["labels"].items()
+    return bool(labels.items() <= template["metadata"]["labels"].items())
 
 
 def test_every_document_is_valid_against_the_current_schemas(rendered: list[Document]) -> None:
@@ -110,7 +110,7 @@ def test_every_command_is_a_script_of_the_package_and_every_variable_a_setting(
 
 def test_the_settings_are_accepted_by_the_service(rendered: list[Document], tmp_path: Path) -> None:
     for _, container in containers(rendered):
-        values = {
+        values: dict[str, Any] = {
             name[11:].lower(): value for name, value in environment(rendered, container).items()
         }
         for name in ("tls_cert", "tls_key", "tls_ca"):
