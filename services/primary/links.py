@@ -247,7 +247,8 @@ class PrimaryLink:
             oldest_lsn = writer.log.oldest_lsn
             found = writer.log.find(position)
             point = None if found is None else control.point_json(found)
-            return {"point": point, "oldest_lsn": oldest_lsn}
+            start = control.start_json(writer.database.newest_start(position.lsn))
+            return {"point": point, "oldest_lsn": oldest_lsn, "start": start}
         if what == "sync_point":
             return self._sync_point()
         return self._store(message)
@@ -266,7 +267,8 @@ class PrimaryLink:
                 self._dirty = False
             # At once, not with the sender's next news: from now on every volume is needed.
             self.status = replace(self.status, state=LinkState.SYNCING.value)
-            return {"point": control.point_json(point), "volumes": self.volumes()}
+            start = control.start_json(writer.database.newest_start(point.position.lsn))
+            return {"point": control.point_json(point), "volumes": self.volumes(), "start": start}
 
     def _store(self, message: control.Message) -> control.Message:
         with self._lock:

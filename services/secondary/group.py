@@ -244,7 +244,8 @@ class SecondaryGroup:
             cursor = Cursor(*row.cursor) if row.cursor else Cursor()
             done = row.consistent_lsn is not None
             running = RunningSync(bytes.fromhex(row.sync_id), cursor, done)
-        return Opened(replica.replica_uid, self.epoch, self.progress(), running)
+        last_start = replica.receiver.last_start
+        return Opened(replica.replica_uid, self.epoch, self.progress(), running, last_start)
 
     def progress(self) -> Progress:
         """Return what is safe now, for an ack. From any thread."""

@@ -267,6 +267,7 @@ class ReplicateStream:
                 action.position,
                 specs,
                 action.total_bytes,
+                action.last_start,
             )
         except errors.NoSpace as error:
             group.replica.check_alive()

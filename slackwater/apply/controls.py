@@ -56,7 +56,7 @@ class Controls:
             case record_pb2.EpochChange():
                 self._database.set_epoch(view.epoch, point.position, view.time_ns)
             case record_pb2.Start():
-                pass  # it only keeps leftovers from continuing the chain
+                self._database.put_start(point.position)  # the log will not keep it (D16)
             case _:
                 raise AssertionError(f"kind {view.kind} is known and has no meaning here")
         return True

@@ -10,7 +10,7 @@ from slackwater.errors import FailedPrecondition
 from slackwater.group.directory import GroupDirectory
 from slackwater.group.rows import SECONDARY, Identity
 from slackwater.log.log import Log, LogSettings
-from slackwater.position import LogPoint, origin
+from slackwater.position import LogPoint, Position, origin
 from slackwater.snapshots.catalogue import Catalogue
 from slackwater.storage.seam import Lock, Storage
 
@@ -49,6 +49,7 @@ class Opened:
     volumes: VolumeSet
     catalogue: Catalogue
     is_clean: bool
+    last_start: Position | None
 
 
 def fill(storage: Storage, directory: GroupDirectory, spec: ReplicaSpec, clock: Clock) -> None:
@@ -133,4 +134,6 @@ def _open_locked(storage: Storage, directory: GroupDirectory, clock: Clock, lock
         volumes,
         catalogue,
         is_clean,
+        # Those past the checkpoint may not have been applied yet; the others have their rows.
+        recovery.last_start or database.newest_start(recovery.end.position.lsn),
     )

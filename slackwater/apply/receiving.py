@@ -14,6 +14,7 @@ from typing import Final
 from slackwater import errors
 from slackwater.histogram import Histogram
 from slackwater.log.log import Log
+from slackwater.log.recovery import newest_start
 from slackwater.log.run import Run
 from slackwater.position import Position
 from slackwater.record import Buffer, RecordView
@@ -22,24 +23,29 @@ QUEUE_BYTES: Final = 16 << 20
 RECORD_BYTES: Final = 512
 """What a queued record takes at most beside its bytes: its view."""
 OnDurable = Callable[[Position], None]
+_Waiting = tuple[Run, OnDurable, Position | None]
 
 
 class Receiver:
     """The queue before a replica's log. One thread at a time appends, one at a time writes.
 
-    Invariants: `received` >= the log's end >= its durable end; `held_bytes` is what is queued.
+    Invariants: `received` >= the log's end >= its durable end; `held_bytes` is what is queued;
+    `last_start` is the newest `Start` record at or below the durable end, None if not known.
     """
 
-    def __init__(self, log: Log, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, log: Log, wake: Callable[[], None], last_start: Position | None = None
+    ) -> None:
         """Receive into `log`; `wake` is called when there is something to write."""
         self.log = log
+        self.last_start = last_start
         self.received = log.end.position
         self.held_bytes = 0
         self.is_full = False
         self.received_bytes = 0
         self.received_records = 0
         self.sync_seconds = Histogram()
-        self._queue: deque[tuple[Run, OnDurable]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._wake = wake
@@ -67,7 +73,7 @@ class Receiver:
                     self.received, Position(first.epoch, first.lsn - 1, first.chain)
                 )
             run = Run.of_views(data, views)
-            self._queue.append((run, on_durable))
+            self._queue.append((run, on_durable, newest_start(views)))
             self.held_bytes += run.size
             self.received = run.last
             self.received_records += len(views)
@@ -85,7 +91,7 @@ class Receiver:
             if not batch:
                 return False
             try:
-                self.log.append([run for run, _ in batch])
+                self.log.append([run for run, _, _ in batch])
             except errors.NoSpace:
                 self._put_back(batch)
                 return False
@@ -93,16 +99,18 @@ class Receiver:
             durable = self.log.sync().position
             self.sync_seconds.observe(time.perf_counter() - began)
             self.is_full = False
-            size = sum(run.size for run, _ in batch)
+            size = sum(run.size for run, _, _ in batch)
+            for _, _, start in batch:
+                self.last_start = start or self.last_start
             with self._lock:
                 self.held_bytes -= size
             self.received_bytes += size
-        for _, on_durable in batch:
+        for _, on_durable, _ in batch:
             on_durable(durable)
         return True
 
-    def _take(self) -> list[tuple[Run, OnDurable]]:
-        batch: list[tuple[Run, OnDurable]] = []
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
         size = 0
         with self._lock:
             while self._queue:
@@ -116,7 +124,7 @@ class Receiver:
                 batch.append(self._queue.popleft())
         return batch
 
-    def _put_back(self, batch: Sequence[tuple[Run, OnDurable]]) -> None:
+    def _put_back(self, batch: Sequence[_Waiting]) -> None:
         with self._lock:
             self._queue.extendleft(reversed(batch))
             self.is_full = True
@@ -132,10 +140,11 @@ class Receiver:
             self.received = self.log.end.position
             self.is_full = False  # nothing waits for room any more
 
-    def replace_log(self, log: Log) -> None:
+    def replace_log(self, log: Log, last_start: Position | None) -> None:
         """Receive into another log from now on: it was reset for a sync."""
         with self._write_lock, self._lock:
             assert not self._queue, "the stream stands still during a reset"
             self.log = log
+            self.last_start = last_start
             self.received = log.end.position
             self.is_full = False

@@ -66,7 +66,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         self._parts = parts
         self._storage = parts.storage
         self._apply_lock = threading.RLock()
-        self.receiver = Receiver(parts.log, self._wake_writer)
+        self.receiver = Receiver(parts.log, self._wake_writer, parts.last_start)
         self.regions = RegionQueue()
         self.controls = Controls(
             parts.database,

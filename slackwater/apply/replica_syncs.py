@@ -6,6 +6,7 @@ from uuid import UUID
 
 from slackwater import errors
 from slackwater.apply.applier import Applier
+from slackwater.apply.database import ReplicaDatabase
 from slackwater.apply.opening import Opened
 from slackwater.apply.receiving import Receiver
 from slackwater.apply.regions import Cursor, Region
@@ -22,6 +23,7 @@ class ReplicaSyncs:
 
     name: str
     uid: UUID
+    database: ReplicaDatabase
     directory: GroupDirectory
     applier: Applier
     receiver: Receiver
@@ -51,7 +53,12 @@ class ReplicaSyncs:
         raise NotImplementedError
 
     def begin_sync(
-        self, sync_id: str, position: Position, specs: Sequence[VolumeSpec], total_bytes: int = 0
+        self,
+        sync_id: str,
+        position: Position,
+        specs: Sequence[VolumeSpec],
+        total_bytes: int = 0,
+        last_start: Position | None = None,
     ) -> None:
         """Let the stream begin anew after `position`; see `Syncing.begin`.
 
@@ -79,6 +86,7 @@ class ReplicaSyncs:
                     self.applier.applied,
                     self.receiver.log,
                     self._reset_log,
+                    last_start,
                 )
             except (errors.SlackwaterError, OSError) as error:
                 self._judge_begin(sync_id, error)
@@ -108,7 +116,7 @@ class ReplicaSyncs:
     def _reset_log(self, start: LogPoint) -> None:
         self.receiver.log.close()
         log = Log.create(self._storage, self.directory.log, self.uid, self._parts.settings, start)
-        self.receiver.replace_log(log)
+        self.receiver.replace_log(log, self.database.newest_start(start.position.lsn))
         self.applier.restart(self._reader(), start)
 
     def _reader(self) -> LogReader:

@@ -80,6 +80,7 @@ class Syncing:
         applied: LogPoint,
         log: Log,
         reset_log: Callable[[LogPoint], None],
+        last_start: Position | None,
     ) -> None:
         """Let the stream begin anew right after `position`; the volumes are overwritten then.
 
@@ -100,7 +101,12 @@ class Syncing:
         start = fresh_start(log.settings, log.end.offset, position)
         rows = self._rows(specs, position.lsn)
         self._database.begin_sync(
-            sync_id, start, guard=guard, total_bytes=total_bytes, volumes=rows
+            sync_id,
+            start,
+            guard=guard,
+            total_bytes=total_bytes,
+            volumes=rows,
+            last_start=last_start,
         )
         self.row = SyncRow(sync_id, None, None, guard, total_bytes)
         self._regions.reset()

@@ -1,9 +1,9 @@
 """group.db: what a group knows beside its log and its volumes.
 
 Every method that changes something is one transaction, durable when it returns. Transitions that
-must not be seen half are one method. The rows of links, messages and snapshots have rooms of their
-own (`LinkTable`, `MessageTable`, `SnapshotTable`); `GroupDatabase` inherits from all, so a group
-has one object.
+must not be seen half are one method. The rows of links, messages, snapshots and starts have rooms
+of their own (`LinkTable`, `MessageTable`, `SnapshotTable`, `StartTable`); `GroupDatabase` inherits
+from all, so a group has one object.
 """
 
 import json
@@ -17,12 +17,13 @@ from slackwater.group import schema
 from slackwater.group.database_links import LinkTable
 from slackwater.group.database_messages import MessageTable
 from slackwater.group.database_snapshots import SnapshotTable
+from slackwater.group.database_starts import StartTable, add_start
 from slackwater.group.rows import Identity, LogState, SyncRow, VolumeRow
 from slackwater.position import LogPoint, Position
 from slackwater.storage.seam import Storage
 
 
-class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
+class GroupDatabase(LinkTable, MessageTable, SnapshotTable, StartTable):
     """The one object through which a group's rows are read and changed; thread-safe."""
 
     @classmethod
@@ -68,6 +69,7 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
                 "INSERT INTO log VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (*_point(start), *_point(start)),
             )
+            add_start(connection, start.position)
             connection.execute(f"PRAGMA user_version = {schema.VERSION}")
 
     @classmethod
@@ -75,7 +77,7 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
         """Open an existing database.
 
         Raises:
-            FailedPrecondition: it is of a newer format, or not a group.db.
+            FailedPrecondition: it is of another format, or not a group.db.
             DataCorrupt: it is damaged.
         """
         if not storage.exists(path):
@@ -101,6 +103,13 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
         if version < 1:
             raise FailedPrecondition(
                 "NOT_A_GROUP", f"{path} holds no group", "Give the directory of a group"
+            )
+        if version < schema.VERSION:
+            raise FailedPrecondition(
+                "OLDER_FORMAT",
+                f"{path} has format {version}, written before the first release;"
+                f" this one reads format {schema.VERSION}",
+                "Open it with the build that wrote it, and copy its volumes to a new group",
             )
 
     # -- identity -----------------------------------------------------------------------------
@@ -229,10 +238,12 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
         guard: str = "",
         total_bytes: int = 0,
         volumes: list[VolumeRow] | None = None,
+        last_start: Position | None = None,
     ) -> None:
         """Become INCONSISTENT and let the log begin anew at `start`, in one step.
 
         `volumes`, if given, replaces the volume rows: the set the sync was announced with.
+        `last_start`, the newest at or below `start`, replaces those of the old history.
         """
         with self.transaction() as connection:
             connection.execute(
@@ -251,6 +262,9 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable):
             )
             connection.execute("DELETE FROM effects")
             connection.execute("DELETE FROM delivery")
+            connection.execute("DELETE FROM starts")
+            if last_start is not None:
+                add_start(connection, last_start)
             if volumes is not None:
                 connection.execute("DELETE FROM volumes")
                 for row in volumes:

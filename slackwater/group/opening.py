@@ -196,7 +196,8 @@ def _recover(
             wake=wake,
         )
         start = record_pb2.Start(incarnation=incarnation())
-        writer.append_control(record.KIND_START, start.SerializeToString())
+        began = writer.append_control(record.KIND_START, start.SerializeToString())
+        database.put_start(began.position)  # before anything after it can reach a Secondary (D16)
     except BaseException:
         replayed.close()
         log.close()
@@ -277,6 +278,8 @@ class _Replay:
             message = record.body(data, view)
             assert isinstance(message, record_pb2.IbcMessage)
             self._database.put_message(message_row(message, view))
+        elif view.kind == record.KIND_START:
+            self._database.put_start(view.position)
         elif view.kind == record.KIND_VOLUME_CHANGE:
             change = record.body(data, view)
             assert isinstance(change, record_pb2.VolumeChange)

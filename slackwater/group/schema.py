@@ -1,6 +1,6 @@
 """The tables of group.db. Both roles keep the same ones; never written per write or batch."""
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE identity (
@@ -13,6 +13,9 @@ CREATE TABLE identity (
 CREATE TABLE epochs (
     epoch INTEGER PRIMARY KEY, lsn INTEGER NOT NULL, chain INTEGER NOT NULL,
     began_ns INTEGER NOT NULL
+);
+CREATE TABLE starts (
+    lsn INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, chain INTEGER NOT NULL
 );
 CREATE TABLE log (
     one INTEGER PRIMARY KEY CHECK (one = 1),

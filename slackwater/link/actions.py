@@ -100,14 +100,17 @@ class ReadLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FindPosition:
-    """Look a position up in the log by lsn and chain; answer `position_found`."""
+    """Look a position up in the log by lsn and chain, and the newest `Start` at or below it.
+
+    Answer `position_found`.
+    """
 
     position: Position
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FindSyncPoint:
-    """Name a place in the log at or below in_volumes to sync from; answer `sync_point_found`."""
+    """Name a place in the log at or below in_volumes to sync from; answer `point_found`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

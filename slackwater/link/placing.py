@@ -23,6 +23,7 @@ class Placing:
         """Start without a stream."""
         self._link = link
         self._finding: act.FindPosition | None = None
+        self._welcome: replication_pb2.Welcome | None = None
 
     def greet(self, volumes: Sequence[VolumeInfo]) -> None:
         """Send Hello."""
@@ -46,7 +47,7 @@ class Placing:
 
     def stream_closed(self) -> None:
         """Forget what was looked up."""
-        self._finding = None
+        self._finding = self._welcome = None
 
     def welcomed(self, welcome: replication_pb2.Welcome) -> None:
         """Compare the Secondary's place with ours."""
@@ -64,7 +65,8 @@ class Placing:
             self._link.fail(f"FENCED: the Secondary has epoch {durable.epoch}")
         elif self._is_ahead(durable):
             self._link.diverge(durable)
-        elif not self._link.sync.welcomed(welcome):
+        else:
+            self._welcome = welcome
             self.find(durable)
 
     def _is_ahead(self, durable: Position) -> bool:
@@ -84,7 +86,11 @@ class Placing:
         self._link.emit(self._finding)
 
     def position_found(
-        self, request: act.FindPosition, point: LogPoint | None, oldest_lsn: int
+        self,
+        request: act.FindPosition,
+        point: LogPoint | None,
+        oldest_lsn: int,
+        start: Position | None = None,
     ) -> None:
         """Learn where a position lies in the log.
 
@@ -92,11 +98,17 @@ class Placing:
             request: The action answered.
             point: Where the log holds exactly this lsn with this chain, or None.
             oldest_lsn: The lowest lsn whose chain the log can tell.
+            start: Our newest `Start` record at or below this lsn; None if not remembered.
         """
         if request is not self._finding:
             return
         self._finding = None
-        if point is not None:
+        welcome, self._welcome = self._welcome, None
+        if welcome is not None and _began_elsewhere(welcome, start):
+            self._link.diverge(request.position)
+        elif welcome is not None and self._link.sync.welcomed(welcome):
+            return  # a new sync is due, whatever the log holds
+        elif point is not None:
             self._link.sync.position_held()
             self._link.start_sending(point)
             self._link.records.note_acked()
@@ -104,3 +116,14 @@ class Placing:
             self._link.diverge(request.position)
         else:
             self._link.sync.require("the log no longer holds what the Secondary needs")
+
+
+def _began_elsewhere(welcome: replication_pb2.Welcome, start: Position | None) -> bool:
+    """Tell whether the Secondary's newest `Start` is not ours: its history is another (D16).
+
+    The log need not hold either: a Primary rolled back to an older copy of its directory begins
+    with a `Start` of its own, and what it went on to write differs from there on.
+    """
+    if start is None or not welcome.HasField("last_start"):
+        return False
+    return from_wire(welcome.last_start) != start

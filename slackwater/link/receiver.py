@@ -185,6 +185,7 @@ class LinkReceiver:
             kinds=sorted(self._kinds),
             replica_uid=opened.replica_uid.bytes,
             log_capacity_bytes=progress.log_capacity_bytes,
+            last_start=None if opened.last_start is None else to_wire(opened.last_start),
         )
         running = opened.running_sync
         if running is not None:
@@ -258,6 +259,7 @@ class LinkReceiver:
             volumes=_volumes("sync_start.volumes", start.volumes),
             total_bytes=start.total_bytes,
             discard_secondary=start.discard_secondary,
+            last_start=from_wire(start.last_start) if start.HasField("last_start") else None,
         )
         self._actions.append(self._starting)
 

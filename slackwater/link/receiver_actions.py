@@ -57,6 +57,7 @@ class Opened:
     epoch: int
     progress: Progress
     running_sync: RunningSync | None = None
+    last_start: Position | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +85,7 @@ class StartSync:
     volumes: tuple[VolumeInfo, ...]
     total_bytes: int
     discard_secondary: bool
+    last_start: Position | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

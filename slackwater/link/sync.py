@@ -14,7 +14,7 @@ from slackwater.link.actions import Cursor, Region, VolumeInfo
 from slackwater.link.settings import Stream, volume_infos
 from slackwater.link.window import SyncWindow
 from slackwater.link.wire import to_wire
-from slackwater.position import LogPoint
+from slackwater.position import LogPoint, Position
 from slackwater.v1 import common_pb2, replication_pb2
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class SyncSender:
         point: LogPoint,
         volumes: Sequence[VolumeInfo],
         total_bytes: int,
+        last_start: Position | None = None,
     ) -> None:
         """Start the sync.
 
@@ -129,6 +130,7 @@ class SyncSender:
             point: A place at or below in_volumes that the log holds (D2).
             volumes: The group's volumes.
             total_bytes: Bytes the regions will cover, for progress.
+            last_start: Our newest `Start` record at or below it; None if not remembered.
         """
         if request is not self._pointing:
             return
@@ -147,6 +149,7 @@ class SyncSender:
             volumes=volume_infos(volumes),
             total_bytes=total_bytes,
             discard_secondary=link.discard_secondary,
+            last_start=None if last_start is None else to_wire(last_start),
         )
         link.emit(act.SendMessage(Request(sync_start=start)))
         link.start_sending(point)

@@ -16,7 +16,7 @@ Two invariants of the writer carry the decisions:
 import uuid
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,12 +44,14 @@ class Recovery:
         proven_lsn: The highest lsn known to be durable before recovery proved the rest again.
         was_torn: Something newer than the end was cut off.
         records_after_checkpoint: How many records the volumes may not have yet.
+        last_start: The newest `Start` record among them, or None.
     """
 
     end: LogPoint
     proven_lsn: int
     was_torn: bool
     records_after_checkpoint: int
+    last_start: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Survey:
         self._walked_from = 0
         self._ends: array[int] = array("Q")
         self._claim = 0
+        self._last_start: Position | None = None
 
     def find(self) -> Found | None:
         """Return the end of the log, or None if nothing was ever appended and it must be made.
@@ -205,6 +208,7 @@ class Survey:
                 if self._trust_synced_lsn:
                     claims = [view.synced_lsn or 0 for view in views]
                     self._claim = max(self._claim, *claims)
+                self._last_start = newest_start(views) or self._last_start
                 byte, position = at + views[-1].end, views[-1].position
             head = file.read(5, HEADER_BYTES + byte)
         left = self._capacity - byte
@@ -293,7 +297,7 @@ class Survey:
             top=self._top(lap),
             rewrite_offset=self._ends[proven - self._walked_from],
             window_bytes=self._window(lap),
-            recovery=Recovery(end, proven, was_torn, count),
+            recovery=Recovery(end, proven, was_torn, count, self._last_start),
         )
 
     def _top(self, lap: int) -> int:
@@ -307,6 +311,14 @@ class Survey:
                 break  # a recycled file has given up its old name: this is not one
             lap += 1
         return lap
+
+
+def newest_start(views: Sequence[RecordView]) -> Position | None:
+    """Return the position of the last `Start` record in a run, or None."""
+    for view in reversed(views):
+        if view.kind == record.KIND_START:
+            return view.position
+    return None
 
 
 def prove_again(

@@ -319,6 +319,7 @@ class SyncStart(_message.Message):
     VOLUMES_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     DISCARD_SECONDARY_FIELD_NUMBER: _builtins.int
+    LAST_START_FIELD_NUMBER: _builtins.int
     sync_id: _builtins.bytes
     """Id of this sync, 16 random bytes."""
     total_bytes: _builtins.int
@@ -333,6 +334,12 @@ class SyncStart(_message.Message):
     def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeInfo]:
         """The group's volumes as of `position`. Volumes not listed go."""
 
+    @_builtins.property
+    def last_start(self) -> _common_pb2.Position:
+        """The newest Start record at or below `position`, which the Secondary says again in later Welcomes;
+        the group's origin if there is none. Unset: the Primary does not know it.
+        """
+
     def __init__(
         self,
         *,
@@ -341,10 +348,11 @@ class SyncStart(_message.Message):
         volumes: _abc.Iterable[Global___VolumeInfo] | None = ...,
         total_bytes: _builtins.int = ...,
         discard_secondary: _builtins.bool = ...,
+        last_start: _common_pb2.Position | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_start", b"last_start", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["discard_secondary", b"discard_secondary", "position", b"position", "sync_id", b"sync_id", "total_bytes", b"total_bytes", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discard_secondary", b"discard_secondary", "last_start", b"last_start", "position", b"position", "sync_id", b"sync_id", "total_bytes", b"total_bytes", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,6 +531,7 @@ class Welcome(_message.Message):
     RUNNING_SYNC_FIELD_NUMBER: _builtins.int
     REPLICA_UID_FIELD_NUMBER: _builtins.int
     LOG_CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_START_FIELD_NUMBER: _builtins.int
     applied_lsn: _builtins.int
     """The replica's applied lsn; applied <= durable.lsn. May be lower than in an earlier stream."""
     replica_state: _common_pb2.ReplicaState.ValueType
@@ -545,6 +554,13 @@ class Welcome(_message.Message):
     def running_sync(self) -> Global___RunningSync:
         """The sync the replica is in the middle of; unset if none."""
 
+    @_builtins.property
+    def last_start(self) -> _common_pb2.Position:
+        """The newest Start record at or below `durable`; the group's origin if there is none. A Primary whose
+        own newest Start there is another has another history, also where its log no longer tells: the
+        link is DIVERGED. Unset: unknown, nothing follows from it.
+        """
+
     def __init__(
         self,
         *,
@@ -555,10 +571,11 @@ class Welcome(_message.Message):
         running_sync: Global___RunningSync | None = ...,
         replica_uid: _builtins.bytes = ...,
         log_capacity_bytes: _builtins.int = ...,
+        last_start: _common_pb2.Position | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["durable", b"durable", "running_sync", b"running_sync"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durable", b"durable", "last_start", b"last_start", "running_sync", b"running_sync"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_lsn", b"applied_lsn", "durable", b"durable", "kinds", b"kinds", "log_capacity_bytes", b"log_capacity_bytes", "replica_state", b"replica_state", "replica_uid", b"replica_uid", "running_sync", b"running_sync"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_lsn", b"applied_lsn", "durable", b"durable", "kinds", b"kinds", "last_start", b"last_start", "log_capacity_bytes", b"log_capacity_bytes", "replica_state", b"replica_state", "replica_uid", b"replica_uid", "running_sync", b"running_sync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -137,6 +137,7 @@ def everything(database: GroupDatabase) -> State:
         database.snapshots(),
         database.delivery(),
         [database.effect(lsn) for lsn in range(12)],
+        [database.newest_start(lsn) for lsn in range(12)],
         database.applications(),
         database.outcome("m5"),
         database.remembered("r", "M"),
@@ -151,6 +152,7 @@ STEPS: tuple[Callable[[GroupDatabase], object], ...] = (
     lambda db: db.put_volume(VolumeRow(1, "v", 512, "ACTIVE", "volumes/v.raw", 1)),
     lambda db: db.register_application("app", 5),
     lambda db: db.set_epoch(2, Position(1, 3, 21), 9),
+    lambda db: db.put_start(Position(1, 3, 21)),
     lambda db: db.checkpoint(point(3)),
     lambda db: db.put_message(MessageRow("m5", Position(1, 5, 7), "app", "q", 9, b"r", ())),
     lambda db: db.set_delivery(DeliveryRow("m5", 5, "FROZEN", {"remaining_seconds": 3})),
@@ -171,7 +173,11 @@ STEPS: tuple[Callable[[GroupDatabase], object], ...] = (
     ),
     lambda db: db.remember("r", "M", b"answer", 5),
     lambda db: db.begin_sync(
-        "aa", point(8), guard="s", volumes=[VolumeRow(2, "w", 512, "CREATING", "w", 0)]
+        "aa",
+        point(8),
+        guard="s",
+        volumes=[VolumeRow(2, "w", 512, "CREATING", "w", 0)],
+        last_start=Position(1, 7, 49),
     ),
     lambda db: db.advance_sync((2, 256), point(9)),
     lambda db: db.sync_sent(10),

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import grpc
 import pytest
 
 from demo import mounts
-from slackwater.v1 import common_pb2, primary_pb2, resources_pb2
+from slackwater.v1 import common_pb2, primary_pb2, resources_pb2, secondary_pb2
 from tests.support.oracle import Journal, check
 from tests.support.oracle_cycle import SIZES, live_images, start_load
 from tests.support.processes import (
@@ -212,6 +214,74 @@ def test_primary_rolled_back_to_an_older_copy_is_diverged_and_overwrites_nothing
     cluster.primary_api.UpdateLink(request, timeout=CALL_SECONDS)
     cluster.wait_streaming()
     assert live_images(cluster) == live_images(cluster, "primary")
+
+
+def test_rolled_back_primary_whose_log_lets_go_of_the_secondary_is_diverged_too(
+    cluster: Cluster,
+) -> None:
+    """The log no longer tells the histories apart; a full sync by itself would be wrong (D16)."""
+    cluster.replicate(log_bytes=64 * MIB, data=128 * MIB, wal=SIZES[WAL])
+    flood(cluster, DATA, 128 * MIB)
+    cluster.wait_no_lag()
+    assert cluster.primary.stop() == 0
+    copy = cluster.directory / "copy"
+    shutil.copytree(cluster.primary.data_dir, copy)
+    cluster.primary.start(same_ports=True)
+    with cluster.device(DATA) as device:
+        device.write(0, b"only on the newer history".ljust(512))
+    cluster.wait_no_lag()
+    held, theirs = live_images(cluster), cluster.replica().durable
+    assert cluster.secondary.stop() == 0
+    cluster.primary.kill()
+    shutil.rmtree(cluster.primary.data_dir)
+    copy.rename(cluster.primary.data_dir)
+    cluster.primary.start(same_ports=True)
+    flood(cluster, DATA, 3 * 64 * MIB)
+    wait_until("DIRTY", lambda: cluster.link().state == common_pb2.LINK_STATE_DIRTY)
+    cluster.secondary.start(same_ports=True)
+
+    def is_diverged() -> bool:
+        state = cluster.link().state
+        assert state != common_pb2.LINK_STATE_SYNCING, "the Secondary is being overwritten"
+        return state == common_pb2.LINK_STATE_DIVERGED
+
+    wait_until("DIVERGED", is_diverged)
+    link = cluster.link()
+    assert link.diverged_secondary == theirs
+    assert f"there {theirs.epoch}/{theirs.lsn}" in link.state_reason
+    assert "here 1/" in link.state_reason
+    cluster.primary.restart()  # it stays so
+    assert cluster.link().state == common_pb2.LINK_STATE_DIVERGED
+    assert cluster.replica().state == common_pb2.REPLICA_STATE_CONSISTENT
+    assert cluster.replica().durable == theirs
+    assert live_images(cluster) == held
+
+    words = ["link", "update", "demo/site-b", "--discard-secondary", "--yes"]
+    command = [sys.executable, "-m", "slackwater.cli", *words]
+    command += ["--primary", cluster.primary.endpoints.grpc]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    guard = keep_guard(cluster)
+    cluster.wait_streaming()
+    assert live_images(cluster) == live_images(cluster, "primary")
+    kept = {DATA: cluster.read_snapshot(guard, "data"), WAL: cluster.read_snapshot(guard, "wal")}
+    assert kept == held, "what was given up can still be read"
+
+
+def keep_guard(cluster: Cluster) -> str:
+    """Export the guard snapshot of the sync that begins, so that it stays; return its name."""
+    names: list[str] = []
+
+    def is_kept() -> bool:
+        request = secondary_pb2.SecondaryServiceListSnapshotsRequest(group=GROUP)
+        listed = cluster.secondary_api.ListSnapshots(request, timeout=CALL_SECONDS).snapshots
+        names[:] = [one.name for one in listed if one.guard]
+        if names:
+            export = secondary_pb2.SecondaryServiceExportSnapshotRequest(name=names[0])
+            cluster.secondary_api.ExportSnapshot(export, timeout=CALL_SECONDS)
+        return bool(names)
+
+    wait_until("the guard is kept", is_kept)
+    return names[0].rpartition("/")[2]
 
 
 def test_group_without_a_link_refuses_messages_and_says_what_to_do(cluster: Cluster) -> None:

@@ -19,7 +19,7 @@ from slackwater.link.receiver import LinkReceiver
 from slackwater.link.sender import LinkSender
 from slackwater.link.settings import LinkIdentity, LinkRow, SenderSettings, Stream
 from slackwater.position import LogPoint, Position, origin
-from slackwater.v1 import common_pb2, replication_pb2
+from slackwater.v1 import common_pb2, record_pb2, replication_pb2
 
 UID = uuid.UUID(int=7)
 BLOCK, BLOCKS = 512, 32
@@ -53,6 +53,7 @@ class Primary:
         self.in_volumes = 0
         self.volume = Volume()
         self.epoch = epoch
+        self.starts = [origin(UID)]
 
     @property
     def durable(self) -> LogPoint:
@@ -66,9 +67,30 @@ class Primary:
         head, chain = record.write_head(
             previous.chain, self.epoch, previous.lsn + 1, number, None, 1, place, payload
         )
-        self.framed.append(head + payload)
-        position = Position(self.epoch, previous.lsn + 1, chain)
-        self.points.append(LogPoint(self.durable.offset + len(self.framed[-1]), position))
+        self._add(head + payload, chain)
+
+    def start(self, incarnation: int) -> None:
+        """Begin as a process does: with a record that no other history has."""
+        previous = self.durable.position
+        framed, chain = record.frame(
+            previous.chain,
+            self.epoch,
+            previous.lsn + 1,
+            len(self.framed),
+            None,
+            record.KIND_START,
+            record_pb2.Start(incarnation=incarnation).SerializeToString(),
+        )
+        self._add(framed, chain)
+        self.starts.append(self.durable.position)
+
+    def _add(self, framed: bytes, chain: int) -> None:
+        self.framed.append(framed)
+        position = Position(self.epoch, self.durable.position.lsn + 1, chain)
+        self.points.append(LogPoint(self.durable.offset + len(framed), position))
+
+    def newest_start(self, lsn: int) -> Position:
+        return max((one for one in self.starts if one.lsn <= lsn), key=lambda one: one.lsn)
 
     def settle(self) -> None:
         """Bring every durable record into the volume."""
@@ -96,7 +118,7 @@ class Secondary:
     """A replica: its log since it was started over, its volume, and a sync it is in."""
 
     def __init__(self) -> None:
-        self.base = origin(UID)
+        self.base = self.base_start = origin(UID)
         self.log: list[tuple[bytes, Position]] = []
         self.applied = 0
         self.volume = Volume()
@@ -110,6 +132,14 @@ class Secondary:
     @property
     def durable(self) -> Position:
         return self.log[-1][1] if self.log else self.base
+
+    @property
+    def last_start(self) -> Position:
+        for framed, position in reversed(self.log):
+            view = record.parse(framed, 0, len(framed))
+            if view is not None and view.kind == record.KIND_START:
+                return position
+        return self.base_start
 
     @property
     def applied_lsn(self) -> int:
@@ -154,9 +184,13 @@ class LinkPair:
         self.reachable = True
         self.faults: list[str] = []
         self.writes_during_sync = 0
+        self.starts = 0
         self.restart_primary()
 
     def restart_primary(self) -> None:
+        self.starts += 1
+        if self.starts > 1:  # the first one is not of interest to the transcripts
+            self.primary.start(self.starts)
         self.requests.clear()
         self.receiver = None
         identity = LinkIdentity(
@@ -245,11 +279,13 @@ class LinkPair:
                         self._read_log(action)
                     case act.FindPosition():
                         found = p.find(action.position)
-                        self.sender.placing.position_found(action, found, p.oldest_lsn)
+                        start = p.newest_start(action.position.lsn)
+                        self.sender.placing.position_found(action, found, p.oldest_lsn, start)
                     case act.FindSyncPoint():
                         point = p.points[p.in_volumes]
                         total = BLOCK * BLOCKS
-                        self.sender.sync.point_found(action, point, VOLUMES, total)
+                        start = p.newest_start(point.position.lsn)
+                        self.sender.sync.point_found(action, point, VOLUMES, total, start)
                     case act.ReadRegions():
                         self._read_regions(action)
                     case act.StoreLink():
@@ -333,7 +369,7 @@ class LinkPair:
                 match action:
                     case ract.OpenReplica():
                         s.region_sequence = 0
-                        opened = ract.Opened(UID, s.epoch, s.progress(), s.sync)
+                        opened = ract.Opened(UID, s.epoch, s.progress(), s.sync, s.last_start)
                         self.receiver.opened(opened)
                         s.epoch = action.hello.epoch
                     case ract.AppendRun():
@@ -342,6 +378,8 @@ class LinkPair:
                             s.log.append((framed, view.position))
                     case ract.StartSync():
                         s.base, s.log, s.applied = action.position, [], 0
+                        assert action.last_start is not None
+                        s.base_start = action.last_start
                         s.volume.data[:] = b"?" * len(s.volume.data)
                         s.state, s.consistent_lsn = INCONSISTENT, None
                         s.sync = ract.RunningSync(action.sync_id, Cursor(), False)

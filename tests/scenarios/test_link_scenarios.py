@@ -14,7 +14,7 @@ A scenario is a file of blocks: a command line, `----`, and what it printed. Com
     capacity <bytes>        of the Secondary's log
     lose <n>                the Secondary loses its last n records
     rollback <n>            the Primary restarts from a copy that lacks its last n records
-    restart                 the Primary restarts
+    restart                 the Primary restarts: its log goes on with a Start record
     fence <epoch>           the Secondary learns of a higher epoch
     retry | pause | discard the operator acts
     status
@@ -83,6 +83,8 @@ def carry_out(pair: LinkPair, line: str) -> list[str]:
             primary.in_volumes = 0
             primary.volume.data[:] = bytes(len(primary.volume.data))
             primary.settle()
+            primary.oldest = min(primary.oldest, primary.durable.offset)
+            primary.starts = [one for one in primary.starts if one.lsn <= keep]
             pair.row = pair.row.__class__(acked=primary.durable.position)
             pair.restart_primary()
         case "restart":

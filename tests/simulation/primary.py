@@ -535,13 +535,15 @@ class SenderShell:
             case act.FindPosition():
                 found = yield self._asking("find", position=control.position_json(action.position))
                 point = None if found["point"] is None else control.json_point(found["point"])
-                self.core.placing.position_found(action, point, found["oldest_lsn"])
+                start = control.start_of(found)
+                self.core.placing.position_found(action, point, found["oldest_lsn"], start)
             case act.FindSyncPoint():
                 found = yield self._asking("sync_point")
                 self.set_volumes(found["volumes"])
                 total = sum(volume.size for volume in self.volumes)
                 place = control.json_point(found["point"])
-                self.core.sync.point_found(action, place, self._infos(), total)
+                start = control.start_of(found)
+                self.core.sync.point_found(action, place, self._infos(), total, start)
             case act.StoreLink():
                 yield self._asking("store", **self._link_row(action))
             case act.VerdictReceived():

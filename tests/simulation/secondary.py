@@ -184,7 +184,8 @@ class Secondary:
             cursor = Cursor(*row.cursor) if row.cursor else Cursor()
             done = row.consistent_lsn is not None
             running = act.RunningSync(bytes.fromhex(row.sync_id), cursor, done)
-        return act.Opened(replica.replica_uid, hello.epoch, self.progress(), running)
+        last_start = replica.receiver.last_start
+        return act.Opened(replica.replica_uid, hello.epoch, self.progress(), running, last_start)
 
     def progress(self) -> act.Progress:
         """Return what is safe now, for an ack."""
@@ -337,7 +338,13 @@ class ReceiverShell:
         before = self.secondary.promised.durable_lsn
         self.secondary.promised.reset(action.position)
         try:
-            replica.begin_sync(action.sync_id.hex(), action.position, specs, action.total_bytes)
+            replica.begin_sync(
+                action.sync_id.hex(),
+                action.position,
+                specs,
+                action.total_bytes,
+                action.last_start,
+            )
         except errors.NoSpace as error:
             replica.check_alive()
             self.core.sync_refused(action, str(error))

@@ -53,12 +53,19 @@ def quiet(seed: int) -> Plan:
     )
 
 
-@pytest.mark.parametrize("later_writes", [2, 120], ids=["secondary-ahead", "secondary-behind"])
+@pytest.mark.parametrize(
+    ("later_writes", "trims"),
+    [(2, False), (120, False), (200, True)],
+    ids=["secondary-ahead", "secondary-behind", "secondary-behind-what-the-log-holds"],
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rolled_back_primary_diverges_and_overwrites_nothing(
-    seed: int, later_writes: int
+    seed: int, later_writes: int, trims: bool
 ) -> None:
-    world = World(seed, quiet(seed))
+    plan = quiet(seed)
+    if trims:
+        plan = replace(plan, primary_log=replace(plan.primary_log, log_bytes=256 << 10))
+    world = World(seed, plan)
     with world.running():
         world.begin()
         world.sim.run(4.0)
@@ -73,8 +80,15 @@ def test_a_rolled_back_primary_diverges_and_overwrites_nothing(
         world.roll_back(old, lsn)
         world.is_healing = True  # no client writes but ours
         assert world.sim.run(10.0, lambda: world.primary is not None)
+        world.network.is_down = trims
         for _ in range(later_writes):
-            world.primary.write(world.sim.rng, 1)
+            world.primary.write(world.sim.rng, 4 if trims else 1)
+            if trims:
+                world.sim.run(0.01)
+        if trims:
+            assert world.primary.writer.log.oldest_lsn > durable.lsn
+            assert world.primary.link.is_dirty
+        world.network.is_down = False
         world.sim.run(20.0)
 
         assert world.primary.link.status.state == "DIVERGED"

@@ -91,6 +91,17 @@ def json_position(value: list[int]) -> Position:
     return Position(value[0], value[1], value[2])
 
 
+def start_json(start: Position | None) -> list[int] | None:
+    """Return the newest `Start` as it travels; None: the group does not remember it."""
+    return None if start is None else position_json(start)
+
+
+def start_of(answer: Message) -> Position | None:
+    """Return the `start` of an answer; None: the main process does not remember it."""
+    value = answer["start"]
+    return None if value is None else json_position(value)
+
+
 def new_id() -> bytes:
     """Return 16 random bytes."""
     return uuid.uuid4().bytes

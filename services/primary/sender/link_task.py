@@ -221,13 +221,15 @@ class LinkTask:
         if isinstance(action, act.FindPosition):
             found = await self._ask("find", {"position": control.position_json(action.position)})
             point = None if found["point"] is None else control.json_point(found["point"])
-            self.core.placing.position_found(action, point, found["oldest_lsn"])
+            start = control.start_of(found)
+            self.core.placing.position_found(action, point, found["oldest_lsn"], start)
         elif isinstance(action, act.FindSyncPoint):
             found = await self._ask("sync_point", {})
             self.set_volumes(found["volumes"])
             total = sum(volume.size for volume in self._volumes)
             point = control.json_point(found["point"])
-            self.core.sync.point_found(action, point, self._infos(), total)
+            start = control.start_of(found)
+            self.core.sync.point_found(action, point, self._infos(), total, start)
         elif isinstance(action, act.StoreLink):
             await self._store(action)
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slackwater.errors import AlreadyExists, DataCorrupt, FailedPrecondition, NotFound
-from slackwater.group import database_links, schema
+from slackwater.group import database_links, database_starts, schema
 from slackwater.group.database import GroupDatabase
 from slackwater.group.rows import (
     PRIMARY,
@@ -62,6 +62,15 @@ class TestFormat:
         with pytest.raises(FailedPrecondition, match="Start a release") as caught:
             GroupDatabase.open(storage, PATH)
         assert caught.value.reason == "NEWER_FORMAT"
+
+    def test_older_format_is_refused_and_stays_as_it_is(
+        self, storage: SimulatedStorage, database: GroupDatabase
+    ) -> None:
+        with database.transaction() as connection:
+            connection.execute(f"PRAGMA user_version = {schema.VERSION - 1}")
+        with pytest.raises(FailedPrecondition, match="the build that wrote it") as caught:
+            GroupDatabase.open(storage, PATH)
+        assert caught.value.reason == "OLDER_FORMAT"
 
     def test_empty_database_and_a_missing_one_are_no_group(self, storage: SimulatedStorage) -> None:
         with pytest.raises(FailedPrecondition) as missing:
@@ -205,6 +214,38 @@ class TestSync:
         database.advance_sync((1, 4096), point(6))
         database.begin_sync("bb", point(7), guard="g")
         assert database.sync() == SyncRow("bb", None, None, "g", 0)
+
+
+class TestStarts:
+    def test_origin_is_before_the_first(self, database: GroupDatabase) -> None:
+        assert database.newest_start(0) == START.position
+        database.put_start(Position(1, 4, 9))
+        assert database.newest_start(3) == START.position
+        assert database.newest_start(4) == database.newest_start(99) == Position(1, 4, 9)
+
+    def test_start_that_is_met_again_changes_nothing(self, database: GroupDatabase) -> None:
+        database.put_start(Position(1, 4, 9))
+        database.put_start(Position(1, 9, 2))
+        database.put_start(Position(1, 4, 9))
+        assert database.newest_start(8) == Position(1, 4, 9)
+
+    def test_oldest_go_and_below_the_kept_ones_nothing_is_known(
+        self, database: GroupDatabase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A list that is not complete any more must not be taken for another history (D16)."""
+        monkeypatch.setattr(database_starts, "STARTS_KEPT", 3)
+        for lsn in (2, 4, 6, 8):
+            database.put_start(Position(1, lsn, lsn))
+        assert [database.newest_start(lsn) for lsn in (0, 2, 3)] == [None] * 3
+        assert database.newest_start(5) == Position(1, 4, 4)
+        assert database.newest_start(8) == Position(1, 8, 8)
+
+    def test_sync_replaces_those_of_the_old_history(self, database: GroupDatabase) -> None:
+        database.put_start(Position(1, 4, 9))
+        database.begin_sync("aa", point(8), last_start=Position(1, 6, 3))
+        assert [database.newest_start(lsn) for lsn in (5, 6)] == [None, Position(1, 6, 3)]
+        database.begin_sync("bb", point(9))
+        assert database.newest_start(99) is None
 
 
 class TestLinks:

@@ -86,6 +86,15 @@ class TestHello:
         assert set(welcome.kinds) == record.KNOWN_KINDS
         assert welcome.durable == to_wire(START)
         assert (welcome.running_sync.sync_id, welcome.running_sync.cursor.offset) == (SYNC, 512)
+        assert not welcome.HasField("last_start")
+
+    def test_welcome_names_the_newest_start_d16(self) -> None:
+        receiver = LinkReceiver(0.0)
+        receiver.receive(hello())
+        receiver.actions()
+        start = Position(1, 3, 99)
+        receiver.opened(ract.Opened(uuid.UUID(int=1), 1, progress(), None, start))
+        assert only(receiver, ract.SendResponse).message.welcome.last_start == to_wire(start)
 
     def test_older_epoch_is_fenced(self) -> None:
         with pytest.raises(errors.Fenced):

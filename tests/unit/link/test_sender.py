@@ -208,15 +208,95 @@ class TestWelcome:
         assert link.state is LinkState.DIVERGED
 
     def test_replica_in_another_sync_is_synchronised_anew(self) -> None:
-        link = greeted()
-        running = replication_pb2.RunningSync(sync_id=b"other")
-        link.receive(welcome(5, running_sync=running))
+        for held in (point(5), None):
+            link = greeted()
+            running = replication_pb2.RunningSync(sync_id=b"other")
+            link.receive(welcome(5, running_sync=running))
+            link.placing.position_found(only(link.actions(), act.FindPosition), held, 0)
+            only(link.actions(), act.FindSyncPoint)
+            link = greeted()
+            response = welcome(5)
+            response.welcome.replica_state = common_pb2.REPLICA_STATE_INCONSISTENT
+            link.receive(response)
+            link.placing.position_found(only(link.actions(), act.FindPosition), held, 0)
+            only(link.actions(), act.FindSyncPoint)
+
+
+OTHER_START = Position(1, 3, 77)
+OUR_START = point(3).position
+
+
+class TestStart:
+    """The newest Start at or below the Secondary's end tells histories apart (D16)."""
+
+    def placed(
+        self,
+        theirs: Position | None,
+        ours: Position | None,
+        *,
+        row: LinkRow | None = None,
+        held: LogPoint | None = None,
+        **changes: object,
+    ) -> LinkSender:
+        link = greeted(row)
+        said = None if theirs is None else to_wire(theirs)
+        link.receive(welcome(5, last_start=said, **changes))
+        link.placing.position_found(only(link.actions(), act.FindPosition), held, 8, ours)
+        return link
+
+    @pytest.mark.parametrize("held", [None, point(5)], ids=["trimmed", "held"])
+    @pytest.mark.parametrize("dirty", [False, True])
+    @pytest.mark.parametrize("theirs", [OTHER_START, point(2).position, point(4).position])
+    def test_another_start_than_ours_is_diverged_and_overwrites_nothing(
+        self, theirs: Position, dirty: bool, held: LogPoint | None
+    ) -> None:
+        link = self.placed(theirs, OUR_START, row=LinkRow(dirty=dirty), held=held)
+        assert link.state is LinkState.DIVERGED
+        assert link.diverged_secondary == point(5).position
+        actions = link.actions()
+        assert only(actions, act.StoreLink).state is LinkState.DIVERGED
+        assert not [a for a in actions if isinstance(a, act.FindSyncPoint | act.SendMessage)]
+
+    @pytest.mark.parametrize("running", [b"other", SYNC])
+    def test_another_start_is_diverged_in_the_middle_of_a_sync_too(self, running: bytes) -> None:
+        link = self.placed(
+            OTHER_START,
+            OUR_START,
+            row=LinkRow(sync_id=SYNC),
+            held=point(5),
+            running_sync=replication_pb2.RunningSync(sync_id=running),
+        )
+        assert link.state is LinkState.DIVERGED
+
+    def test_operator_may_give_the_other_history_up(self) -> None:
+        link = self.placed(OTHER_START, OUR_START, row=LinkRow(discard_secondary=True))
+        request = only(link.actions(), act.FindSyncPoint)
+        link.sync.point_found(request, point(10), VOLUMES, 1, OUR_START)
+        sent = [a.message for a in link.actions() if isinstance(a, act.SendMessage)]
+        assert sent[0].sync_start.discard_secondary
+        assert sent[0].sync_start.last_start == to_wire(OUR_START)
+
+    @pytest.mark.parametrize(
+        ("theirs", "ours"), [(OUR_START, OUR_START), (None, OUR_START), (OTHER_START, None)]
+    )
+    def test_dirty_link_of_one_history_or_an_unknown_one_syncs_by_itself(
+        self, theirs: Position | None, ours: Position | None
+    ) -> None:
+        link = self.placed(theirs, ours, row=LinkRow(dirty=True))
         only(link.actions(), act.FindSyncPoint)
-        link = greeted()
-        response = welcome(5)
-        response.welcome.replica_state = common_pb2.REPLICA_STATE_INCONSISTENT
-        link.receive(response)
-        only(link.actions(), act.FindSyncPoint)
+
+    def test_start_that_is_not_remembered_is_not_said(self) -> None:
+        link = self.placed(None, None)
+        link.sync.point_found(only(link.actions(), act.FindSyncPoint), point(10), VOLUMES, 1)
+        sent = [a.message for a in link.actions() if isinstance(a, act.SendMessage)]
+        assert not sent[0].sync_start.HasField("last_start")
+
+    def test_records_sent_again_after_a_gap_are_looked_up_without_it(self) -> None:
+        link = opened(lsn=10)
+        link.actions()
+        link.receive(reject(Reject.REASON_GAP, 7))
+        link.placing.position_found(only(link.actions(), act.FindPosition), point(7), 0, OUR_START)
+        assert link.connection.stream is Stream.OPEN
 
 
 class TestRecords:
@@ -430,6 +510,33 @@ class TestSync:
         link.receive(welcome(5))
         link.placing.position_found(only(link.actions(), act.FindPosition), point(5), 0)
         assert link.sync.sync_id == b""
+
+    def test_resumed_sync_on_a_dirty_link_holds_the_log_again(self) -> None:
+        """The log let go of the link in the middle of its sync, and has what it needs after all."""
+        link = greeted(LinkRow(state=LinkState.SYNCING, dirty=True, sync_id=SYNC, acked=None))
+        assert (link.state, link.hold_offset) == (LinkState.DIRTY, None)
+        running = replication_pb2.RunningSync(
+            sync_id=SYNC, cursor=replication_pb2.SyncCursor(volume=1, offset=512)
+        )
+        link.receive(welcome(5, running_sync=running))
+        link.placing.position_found(only(link.actions(), act.FindPosition), point(5), 0)
+        actions = link.actions()
+        stored = only(actions, act.StoreLink)
+        assert (stored.dirty, stored.sync_id, stored.forget_acked) == (False, SYNC, False)
+        # Durable before anything relies on the log being held (D26).
+        assert actions.index(stored) < actions.index(only(actions, act.Acked))
+        assert (link.state, link.hold_offset) == (LinkState.SYNCING, 500)
+        assert not [a for a in actions if isinstance(a, act.FindSyncPoint)]
+
+    def test_sync_of_a_dirty_link_whose_place_is_trimmed_starts_anew(self) -> None:
+        link = greeted(LinkRow(state=LinkState.SYNCING, dirty=True, sync_id=b"o" * 16))
+        running = replication_pb2.RunningSync(sync_id=b"o" * 16)
+        link.receive(welcome(5, running_sync=running))
+        link.placing.position_found(only(link.actions(), act.FindPosition), None, 8)
+        link.sync.point_found(only(link.actions(), act.FindSyncPoint), point(9), VOLUMES, 1)
+        stored = only(link.actions(), act.StoreLink)
+        assert (stored.dirty, stored.sync_id, stored.forget_acked) == (False, SYNC, True)
+        assert link.hold_offset == 900
 
     def test_frozen_before_the_start_came_waits_as_dirty(self) -> None:
         link = greeted()
