@@ -296,6 +296,29 @@ def test_log_that_was_full_is_not_full_when_what_waited_is_dropped() -> None:
     assert replica.log_use < 0.8, "a freeze would end at once (C8)"
 
 
+def test_wrapped_log_has_the_room_after_a_clean_stop_that_it_had_before() -> None:
+    """No checkpoint is due after a start: what the last one freed must be free at once."""
+    storage = SimulatedStorage()
+    replica, stream = with_volume(storage)
+    for index in range(90):
+        stream.write(1, 0, bytes([index]) * 32768)
+        receive(replica, stream)
+        apply_all(replica)
+        if replica.log_use > 0.7:
+            replica.checkpoint()
+    assert replica.receiver.log.end.offset > 2 * replica.receiver.log.capacity_bytes
+    room = replica.log_room_bytes
+    replica.close()
+    again = open_replica(storage.kill(), ManualClock())
+    assert again.status().state.value == "CONSISTENT"
+    assert again.log_room_bytes >= room
+    assert again.log_use < 0.3
+    for index in range(again.log_room_bytes // (CHUNK + 512)):
+        stream.write(1, 0, bytes([index % 255]) * CHUNK)
+    receive(again, stream)
+    assert again.durable == stream.position, "what was said to be room is room"
+
+
 # -- syncs -----------------------------------------------------------------------------------
 
 
