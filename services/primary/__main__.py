@@ -80,7 +80,7 @@ class Primary:
             names = {*self._node.groups, *self._node.broken}
             for name in names:
                 group = self._node.groups.get(name)
-                healthy = group is not None and group.failure is None
+                healthy = group is not None and not group.trouble
                 await self._service.health.set_group(name, is_serving=healthy)
             for name in shown - names:
                 await self._service.health.forget_group(name)

@@ -62,6 +62,7 @@ class PrimaryGroup:
         self._shared = shared
         self._stop = threading.Event()
         self._failure_told = False
+        self._problem_told = ""
         self.writer.links_floor = self._floor
         self.writer.log_pressure = self._let_go
         self.messages = MessageDesk(self, shared.events)
@@ -76,6 +77,18 @@ class PrimaryGroup:
     def failure(self) -> GroupFailed | None:
         """Why the group stopped, if it did."""
         return self.writer.failure
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the group from taking or keeping writes, as one sentence; empty if nothing."""
+        stalled, shortage = self.writer.committer.stalled, self.writer.shortage
+        if self.failure is not None:
+            return str(self.failure)
+        if stalled is not None:
+            return (
+                f"a volume takes no writes ({stalled.strerror}); free space, it goes on by itself"
+            )
+        return "" if shortage is None else f"{shortage}; writes go on by themselves"
 
     # -- log space ----------------------------------------------------------------------------
 
@@ -104,10 +117,15 @@ class PrimaryGroup:
                     link.store_acked()
             except GroupFailed as failed:
                 self._tell_failure(failed)
-            except OSError as error:
-                self._shared.log.warning("maintenance put off", group=self.name, error=str(error))
+            except (SlackwaterError, OSError) as error:  # a full disk may not end this thread
+                self._put_off(str(error))
             if self.failure is not None:
                 self._tell_failure(self.failure)
+
+    def _put_off(self, problem: str) -> None:
+        if problem != self._problem_told:
+            self._problem_told = problem
+            self._shared.log.warning("maintenance put off", group=self.name, error=problem)
 
     def _tell_failure(self, failed: GroupFailed) -> None:
         if not self._failure_told:

@@ -327,8 +327,7 @@ class PrimaryLink:
             )
 
     def _note_status(self, message: control.Message) -> None:
-        before = self.status.state
-        self.status = LinkStatus.of(message)
+        before, self.status = self.status.state, LinkStatus.of(message)
         if self.status.state != before:
             self._event(
                 self.name, "LINK_STATE_CHANGED", f"{self.status.state} {self.status.reason}"
@@ -345,9 +344,10 @@ class PrimaryLink:
             is_due = now - self._acked_at >= ACKED_STORE_SECONDS
             if self._dirty or acked is None or acked == self._acked_stored or not is_due:
                 return
+            self._acked_at = now  # also if it fails: group.db may be full for long
             with self._durably():
                 self._group.writer.database.set_link_acked(self.name, acked)
-            self._acked_stored, self._acked_at = acked, now
+            self._acked_stored = acked
 
     def _take_verdict(self, message: control.Message) -> control.Message:
         report = replication_pb2.VerdictReport.FromString(bytes.fromhex(message["report"]))

@@ -18,12 +18,6 @@ def group(value: PrimaryGroup) -> resources_pb2.Group:
     """Return a group."""
     identity, settings = value.open.identity, value.open.settings
     failure = value.failure
-    stalled = value.writer.committer.stalled
-    reason = ""
-    if failure is not None:
-        reason = str(failure)
-    elif stalled is not None:
-        reason = f"a volume takes no writes ({stalled.strerror}); free space, it goes on by itself"
     return resources_pb2.Group(
         name=f"groups/{value.name}",
         uid=str(identity.uid),
@@ -31,7 +25,7 @@ def group(value: PrimaryGroup) -> resources_pb2.Group:
         state=resources_pb2.GROUP_STATE_READY
         if failure is None
         else resources_pb2.GROUP_STATE_FAILED,
-        state_reason=reason,
+        state_reason=value.trouble,
         log_bytes=settings.log.log_bytes,
         durability=resources_pb2.DURABILITY_WRITEBACK
         if settings.durability == WRITEBACK

@@ -175,17 +175,23 @@ class SecondaryGroup:
         why = errors.StorageFailed("the replica", stall.doing, stall.errno)
         return f"record {stall.lsn} cannot be applied now ({why}); it is tried again by itself"
 
+    def _log_text(self) -> str:
+        if not self.replica.is_log_full:
+            return ""
+        shortage = self.replica.receiver.shortage
+        if shortage:
+            return shortage
+        return "the log is full; nothing more is received until applying has made room"
+
     @property
     def reason(self) -> str:
         """Why the replica is in its state, or nothing. From any thread."""
         replica = self.replica
         if replica.failure is not None:
             return str(replica.failure)
-        stall = self._stall_text()
-        if stall:
-            return stall
-        if replica.is_log_full:
-            return "the log is full; nothing more is received until applying has made room"
+        short = [text for text in (self._stall_text(), self._log_text(), replica.shortage) if text]
+        if short:
+            return "; ".join(dict.fromkeys(short))
         if replica.state is ReplicaState.RECOVERING:
             return "replaying the log after an unclean stop"
         if replica.state is ReplicaState.INCONSISTENT:
@@ -197,7 +203,8 @@ class SecondaryGroup:
         """Whether the replica is a past state of the group and follows it. From any thread."""
         replica = self.replica
         good = replica.state in (ReplicaState.CONSISTENT, ReplicaState.EMPTY)
-        return good and replica.applier.stall is None and not replica.is_log_full
+        has_room = replica.applier.stall is None and not replica.is_log_full
+        return good and has_room and not replica.shortage
 
     # -- the stream ---------------------------------------------------------------------------
 

@@ -249,9 +249,13 @@ def _why_not_frozen(
         return error
     final = next((row for row in group.replica.verdicts_of(message_id) if row.final), None)
     if final is None:
+        freeze = group.replica.freeze()
+        where = f"it stands at {group.replica.applied}"
+        if freeze is not None:
+            where = f"{where}, message {freeze.message.message_id!r}"
         return FailedPrecondition(
             error.reason,
-            error.problem,
+            f"the replica has not come to message {message_id!r} yet, or there is none: {where}",
             f"See where it stands: slackwater ibc status {group.name}",
         )
     by = f" by {final.detail['by']}" if "by" in final.detail else ""

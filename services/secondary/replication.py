@@ -92,6 +92,7 @@ class ReplicateStream:
         self._verdicts_seen = -1
         self._told: Progress | None = None
         self._told_at = 0.0
+        self._told_reason = ""
         self._later: asyncio.TimerHandle | None = None
         self._is_held = False  # the replica is between two logs: its figures mean nothing
         self._is_busy = False  # we do not read: the Primary's silence is our doing
@@ -310,9 +311,10 @@ class ReplicateStream:
         if group.verdicts != self._verdicts_seen:
             self._verdicts_due.set()
         self._core.log_room_bytes = group.replica.log_room_bytes
-        now = group.progress()
-        if now.replica_state != told.replica_state:
-            self._core.replica_state_changed(now.replica_state, group.reason)
+        now, reason = group.progress(), group.reason
+        if (now.replica_state, reason) != (told.replica_state, self._told_reason):
+            self._told_reason = reason
+            self._core.replica_state_changed(now.replica_state, reason)
         only_applied = replace(
             told,
             applied_lsn=now.applied_lsn,

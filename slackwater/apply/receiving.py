@@ -42,6 +42,7 @@ class Receiver:
         self.received = log.end.position
         self.held_bytes = 0
         self.is_full = False
+        self.shortage = ""  # why it is full, if it is not the log's own size
         self.received_bytes = 0
         self.received_records = 0
         self.sync_seconds = Histogram()
@@ -92,13 +93,14 @@ class Receiver:
                 return False
             try:
                 self.log.append([run for run, _, _ in batch])
-            except errors.NoSpace:
+            except errors.NoSpace as error:
                 self._put_back(batch)
+                self.shortage = str(error)
                 return False
             began = time.perf_counter()
             durable = self.log.sync().position
             self.sync_seconds.observe(time.perf_counter() - began)
-            self.is_full = False
+            self.is_full, self.shortage = False, ""
             size = sum(run.size for run, _, _ in batch)
             for _, _, start in batch:
                 self.last_start = start or self.last_start
@@ -118,7 +120,7 @@ class Receiver:
                 if batch and size + run.size > self.log.settings.max_commit_bytes:
                     break
                 if not self.log.has_room(size + run.size):
-                    self.is_full = not batch
+                    self.is_full, self.shortage = not batch, ""
                     break
                 size += run.size
                 batch.append(self._queue.popleft())
@@ -138,7 +140,7 @@ class Receiver:
             self._queue.clear()
             self.held_bytes = 0
             self.received = self.log.end.position
-            self.is_full = False  # nothing waits for room any more
+            self.is_full, self.shortage = False, ""  # nothing waits for room any more
 
     def replace_log(self, log: Log, last_start: Position | None) -> None:
         """Receive into another log from now on: it was reset for a sync."""
@@ -147,4 +149,4 @@ class Receiver:
             self.log = log
             self.last_start = last_start
             self.received = log.end.position
-            self.is_full = False
+            self.is_full, self.shortage = False, ""

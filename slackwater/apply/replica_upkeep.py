@@ -1,7 +1,7 @@
 """The replica's upkeep: what is due now and then, beside receiving and applying."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import Final
 
 from slackwater import errors
@@ -11,15 +11,24 @@ from slackwater.apply.messages import Messages
 from slackwater.apply.receiving import Receiver
 from slackwater.apply.syncing import Syncing
 from slackwater.apply.workers import Worker
+from slackwater.clock import Clock
 from slackwater.snapshots.catalogue import Catalogue
 
 MERGE_STEPS: Final = 8
+SHORTAGE_SECONDS: Final = 1.0
+"""How long upkeep waits before it asks a full disk for a segment again."""
 
 
 class ReplicaUpkeep:
-    """What a replica does now and then; part of `Replica`."""
+    """What a replica does now and then; part of `Replica`.
 
+    Attributes:
+        shortage: What could not be done for lack of space, as one sentence; it is tried again.
+    """
+
+    shortage = ""
     is_closed: bool
+    clock: Clock
     failure: errors.SlackwaterError | None
     applier: Applier
     catalogue: Catalogue
@@ -30,6 +39,8 @@ class ReplicaUpkeep:
     on_change: Callable[[], None]
     _apply_lock: AbstractContextManager[object]
     _writer: Worker
+    _log_shortage = ""
+    _patient_until = 0.0
 
     def _fail(self, error: errors.SlackwaterError) -> None:
         raise NotImplementedError
@@ -54,13 +65,31 @@ class ReplicaUpkeep:
 
     def _maintain(self) -> None:
         self.checkpointer.spread()
+        shortage = ""
         for work in (self._tick_messages, self._checkpoint_due, self._merge):
-            with suppress(OSError):  # no room for it: tried again at the next call
+            try:
                 work()
+            except OSError as error:  # no room for it: tried again at the next call
+                shortage = f"no space in {error.filename or 'the data directory'}"
         if self.receiver.is_full:
             self._writer.wake()
-        with suppress(errors.NoSpace):
+        self._prepare()
+        self.shortage = shortage or self._log_shortage
+
+    def _prepare(self) -> None:
+        """Make the log's next segment ready; a full disk is not asked all the time.
+
+        Trying means writing what room there is full of zeroes, and giving it back.
+        """
+        now = self.clock.monotonic()
+        if self._log_shortage and now < self._patient_until:
+            return
+        try:
             self.receiver.log.prepare()
+            self._log_shortage = ""
+        except errors.NoSpace as error:
+            self._log_shortage = str(error)
+            self._patient_until = now + SHORTAGE_SECONDS
 
     def _tick_messages(self) -> None:
         with self._apply_lock:

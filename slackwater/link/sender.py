@@ -54,6 +54,7 @@ class LinkSender:
         dirty: The log is not held for this link: a sync must come.
         acked_position: What the Secondary holds durably as far as known; None if not known.
         replica_state: What the Secondary last said about its replica.
+        replica_reason: What it last said is the matter; empty if nothing is, or it is not heard.
         applied_lsn: applied_lsn <= acked lsn; may fall when the Secondary restarts.
         diverged_secondary: In state DIVERGED, where the Secondary's history ends.
         durable_position: The durable end of our log as last named.
@@ -89,6 +90,7 @@ class LinkSender:
         self.acked_position = row.acked
         self.discard_secondary = row.discard_secondary
         self.replica_state: int = common_pb2.REPLICA_STATE_UNSPECIFIED
+        self.replica_reason = ""
         self.applied_lsn = 0
         self.applied_time_ns = 0
         self.secondary_log_used_bytes = 0
@@ -213,6 +215,7 @@ class LinkSender:
         elif kind == "verdict":
             self.emit(act.VerdictReceived(response.verdict))
         elif kind == "state":
+            self.replica_reason = response.state.reason
             self._note_replica_state(response.state.state, response.state.reason)
         else:
             self._rejected(response.reject)
@@ -370,6 +373,7 @@ class LinkSender:
             self._close()
 
     def _close(self) -> None:
+        self.replica_reason = ""
         self.connection.close()
         self.placing.stream_closed()
         self.records.stream_closed()

@@ -722,7 +722,7 @@ class ReplicaStateChange(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     APPLIED_LSN_FIELD_NUMBER: _builtins.int
     state: _common_pb2.ReplicaState.ValueType
-    """The new state."""
+    """The state now; the same as before if only the reason is another."""
     reason: _builtins.str
     """Why, as one sentence for people; empty if it needs none."""
     applied_lsn: _builtins.int

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import disks
 from tests.support.processes import Cluster
 
 
@@ -13,6 +14,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Planned services; the test starts them."""
     with Cluster(tmp_path) as services:
         yield services
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mounted ext4 of 240 MiB; ask for it before `cluster`, so that the services go first."""
+    with disks.small_disk(tmp_path, 240 << 20) as where:
+        yield where
 
 
 @pytest.hookimpl(wrapper=True)

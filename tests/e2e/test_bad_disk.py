@@ -1,19 +1,14 @@
-"""Disks that fill up, rot or are rolled back: clear states, nothing lost or overwritten."""
+"""Disks that rot or are rolled back: clear states, nothing cut or overwritten."""
 
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
-from demo import mounts
 from slackwater.v1 import common_pb2, primary_pb2, resources_pb2, secondary_pb2
-from tests.support.oracle import Journal, check
-from tests.support.oracle_cycle import SIZES, live_images, start_load
+from tests.support.oracle_cycle import SIZES, live_images
 from tests.support.processes import (
     CALL_SECONDS,
     DATA,
@@ -28,112 +23,6 @@ from tests.support.processes import (
 from tests.support.processes_refusals import refused
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A mounted file system of 400 MiB."""
-    lacks = mounts.missing()
-    if lacks:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"this machine lacks {lacks}")
-        pytest.skip(f"this machine lacks {lacks}")
-    image = tmp_path / "disk.img"
-    with image.open("wb") as file:
-        file.truncate(400 * MIB)
-    with mounts.as_disk(image) as device:
-        mounts.make_file_system(device)
-        with mounts.mounted(device, tmp_path / "disk") as where:
-            yield where  # asked for before `cluster`, so that the services go first
-
-
-def fill(where: Path, leave_bytes: int = 0) -> Path:
-    """Take the room of a file system, but for so many bytes."""
-    ballast = where / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        room = os.statvfs(where).f_bavail * 4096 - leave_bytes
-        try:
-            while room > 0:
-                room -= file.write(bytes(min(MIB, room)))
-        except OSError:
-            pass
-    return ballast
-
-
-def test_full_disk_under_a_primary_loses_nothing_answered_and_passes(
-    small_disk: Path, cluster: Cluster
-) -> None:
-    cluster.primary.data_dir = small_disk / "primary"
-    cluster.replicate(log_bytes=64 * MIB, data=SIZES[DATA], wal=SIZES[WAL])
-    request = primary_pb2.CreateVolumeRequest(group=GROUP, volume_id="thin", size_bytes=512 * MIB)
-    cluster.primary_api.CreateVolume(request, timeout=CALL_SECONDS)
-    journal = Journal()
-    with start_load(cluster, journal) as load:
-        load.wait_for(100)
-    ballast = fill(small_disk)
-    # Writes that need new room on disk cannot be kept; whatever they are told, none hangs for ever.
-    answered = write_until_refused(cluster)
-    ballast.unlink()
-    wait_until("the group takes writes again", lambda: takes_writes(cluster))
-    assert answered_are_there(cluster, answered)
-    check(journal, live_images(cluster, "primary"), everything_answered_before=journal.tick())
-    cluster.wait_no_lag()
-    assert live_images(cluster) == live_images(cluster, "primary")
-    assert answered_are_there(cluster, answered)
-
-
-def write_until_refused(cluster: Cluster) -> dict[int, bytes]:
-    """Write new places of the thin volume over gRPC; those that were answered."""
-    answered: dict[int, bytes] = {}
-    for number in range(64):
-        data = bytes([number + 1]) * MIB
-        request = primary_pb2.WriteVolumeRequest(
-            name=f"{GROUP}/volumes/thin", offset=number * 2 * MIB, data=data
-        )
-        try:
-            cluster.primary_api.WriteVolume(request, timeout=3)
-        except grpc.RpcError:
-            return answered
-        answered[number * 2 * MIB] = data
-    return answered
-
-
-def takes_writes(cluster: Cluster) -> bool:
-    request = primary_pb2.WriteVolumeRequest(
-        name=f"{GROUP}/volumes/thin", offset=400 * MIB, data=b"again".ljust(512)
-    )
-    cluster.primary_api.WriteVolume(request, timeout=5)
-    return True
-
-
-def answered_are_there(cluster: Cluster, answered: dict[int, bytes]) -> bool:
-    for offset, data in answered.items():
-        request = primary_pb2.ReadVolumeRequest(
-            name=f"{GROUP}/volumes/thin", offset=offset, length=MIB
-        )
-        if cluster.primary_api.ReadVolume(request, timeout=CALL_SECONDS).data != data:
-            return False
-    return True
-
-
-def test_full_disk_under_a_secondary_stops_nothing_on_the_primary_and_passes(
-    small_disk: Path, cluster: Cluster
-) -> None:
-    cluster.secondary.data_dir = small_disk / "secondary"
-    cluster.replicate(log_bytes=64 * MIB, data=SIZES[DATA], wal=SIZES[WAL])
-    message = cluster.send()
-    assert cluster.receive() is not None
-    cluster.take_snapshot("kept", at_message=message.name)
-    held = cluster.read_snapshot("kept", "data")
-    ballast = fill(small_disk)
-    cluster.unfreeze(message.name)
-    journal = Journal()
-    with start_load(cluster, journal) as load:  # overlays now want room that is not there
-        load.wait_for(300)
-    ballast.unlink()
-    cluster.wait_streaming()
-    assert live_images(cluster) == live_images(cluster, "primary")
-    assert cluster.read_snapshot("kept", "data") == held
 
 
 @pytest.mark.parametrize("role", ["primary", "secondary"])

@@ -64,7 +64,7 @@ class Showing:
             acked = None  # forgotten for a sync
         return {
             "state": core.state.value,
-            "reason": core.reason,
+            "reason": core.reason or _of_replica(core.replica_reason),
             "replica_state": core.replica_state,
             "secondary_log": [
                 core.secondary_log_used_bytes,
@@ -76,3 +76,8 @@ class Showing:
             "lag_seconds": round(core.records.lag_seconds(time.time_ns()), 3),
             "connected": core.connection.stream.value == "open",
         }
+
+
+def _of_replica(reason: str) -> str:
+    """Say whose matter it is: the link itself is all right."""
+    return f"the Secondary says: {reason}" if reason else ""
