@@ -192,6 +192,8 @@ async def _main(name: str, config: BaseServiceConfig, assemble: Assemble) -> Non
     """Health and metrics around the service, signals into it."""
     certificates = None if config.tls is None else CertificateStore(config.tls)
     service = Service(name, config, Health(), Metrics(name), certificates)
+    if certificates is not None:
+        service.metrics.certificate_expiry.set_function(certificates.expires)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.request_end)

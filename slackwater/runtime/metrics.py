@@ -51,6 +51,11 @@ class Metrics:
             registry=self.registry,
         )
         build.labels(slackwater.__version__, service).set(1)
+        self.certificate_expiry = prometheus_client.Gauge(
+            "slackwater_certificate_expiry_timestamp_seconds",
+            "When the certificate of this service ends; 0 over plaintext.",
+            registry=self.registry,
+        )
         method = ["grpc_type", "grpc_service", "grpc_method"]
         self.calls_started = Counter(
             "grpc_server_started_total", "RPCs begun on the server.", method, registry=self.registry

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 
 from slackwater.errors import FailedPrecondition
 from slackwater.runtime import roles
@@ -61,6 +62,11 @@ class CertificateStore:
         """The newest whole contents of the files."""
         self._refresh()
         return self._material
+
+    def expires(self) -> float:
+        """When the service's own certificate ends, in seconds since 1970."""
+        certificate = x509.load_pem_x509_certificate(self.material().certificate)
+        return certificate.not_valid_after_utc.timestamp()
 
     def server_context(self) -> ssl.SSLContext:
         """A context for TLS over sockets; each handshake uses the newest whole files."""

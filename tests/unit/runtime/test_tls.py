@@ -1,3 +1,4 @@
+import datetime
 import socket
 import ssl
 import threading
@@ -83,6 +84,11 @@ def test_missing_file_at_start_is_refused(tmp_path: Path) -> None:
     files.key.unlink()
     with pytest.raises(FailedPrecondition, match="--tls-key"):
         CertificateStore(files)
+
+
+def test_end_of_the_newest_certificate_is_known(tmp_path: Path) -> None:
+    store = CertificateStore(Authority(tmp_path).issue("server"))
+    assert store.expires() == datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC).timestamp()
 
 
 def test_call_without_tls_is_everybody() -> None:
