@@ -2,8 +2,11 @@
 
 import errno
 import random
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import grpc
 import pytest
 
 from demo.sites import ServiceError
+from slackwater.nbd import wire
 from slackwater.v1 import common_pb2, primary_pb2, secondary_pb2, snapshot_pb2
 from tests.support.processes import (
     APPLICATION,
@@ -23,6 +27,7 @@ from tests.support.processes import (
     wait_until,
 )
 from tests.support.processes_refusals import Refusal, refused
+from tests.support.raw_sockets import exactly
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -263,7 +268,6 @@ def test_what_a_later_release_brings_is_unimplemented(shared: Cluster) -> None:
     for request in (
         primary_pb2.GrowVolumeRequest(name=VOLUME, size_bytes=2 * MIB),
         secondary_pb2.PromoteRequest(name=GROUP),
-        snapshot_pb2.ListTasksRequest(),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             call(shared, request)
@@ -278,6 +282,55 @@ def test_second_unfreeze_says_how_the_freeze_ended(cluster: Cluster) -> None:
     found = refused(lambda: cluster.unfreeze(message.name))
     assert found.code == "FAILED_PRECONDITION"
     assert "unfrozen" in found.text.lower()
+
+
+def raw_nbd(cluster: Cluster) -> socket.socket:
+    """A connection to the Primary's NBD port, with nothing said yet."""
+    host, _, port = cluster.primary.endpoints.nbd.rpartition(":")
+    sock = socket.create_connection((host, int(port)), timeout=30)
+    assert exactly(sock, 18).startswith(b"NBDMAGIC")
+    return sock
+
+
+def in_transmission(cluster: Cluster) -> socket.socket:
+    """The same, past the handshake."""
+    sock, name = raw_nbd(cluster), VOLUME.encode()
+    sock.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", wire.OPT_EXPORT_NAME, len(name)) + name)
+    exactly(sock, 10)
+    return sock
+
+
+def write_head(length: int) -> bytes:
+    return wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 1, 0, length)
+
+
+def test_hostile_nbd_clients_harm_nobody_and_leave_nothing(cluster: Cluster) -> None:
+    cluster.start()
+    cluster.create_group(data=MIB)
+    with cluster.device(DATA) as good, ExitStack() as bad:
+        good.write(0, b"good".ljust(4096))
+        end = cluster.group_status().group.durable
+        garbage = bad.enter_context(raw_nbd(cluster))
+        garbage.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
+        oversized = bad.enter_context(raw_nbd(cluster))
+        oversized.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", wire.OPT_GO, 0xFFFFFFFF))
+        noise = bad.enter_context(in_transmission(cluster))
+        noise.sendall(b"\xff" * 1000)
+        for sock in (garbage, oversized, noise):  # hung up on
+            with suppress(ConnectionResetError):
+                while sock.recv(4096):
+                    pass
+        for _ in range(8):  # who begin a request and do not end it
+            slow = bad.enter_context(in_transmission(cluster))
+            slow.sendall(write_head(4096) + b"half of it")
+        with in_transmission(cluster) as gone:
+            gone.sendall(write_head(4096) + bytes(2048))
+        assert good.read(0, 4096) == b"good".ljust(4096)
+        assert cluster.group_status().group.durable == end
+        good.write(4096, b"still good".ljust(512))
+        assert good.read(4096, 10) == b"still good"
+    assert cluster.primary.health("readiness") == "SERVING"
+    wait_until("it is healthy", lambda: cluster.primary.health("groups/demo") == "SERVING")
 
 
 @pytest.mark.parametrize("kind", ["data", "text"])

@@ -18,9 +18,11 @@ from slackwater.nbd import wire
 from slackwater.nbd.client import Client, list_exports
 from slackwater.nbd.connection import Access, Connection
 from slackwater.nbd.export import Export, Listing, Peer
+from slackwater.nbd.handshake import MAX_OPTION_BYTES
 from slackwater.nbd.server import Server
 from slackwater.nbd.stream import Settings
 from tests.support.memory_export import MemoryExport
+from tests.support.raw_sockets import exactly
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -72,17 +74,16 @@ class Site:
         return sock
 
 
-def exactly(sock: socket.socket, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        part = sock.recv(length - len(data))
-        assert part, f"hang-up after {len(data)} of {length} bytes"
-        data += part
-    return data
-
-
 def head(kind: int, offset: int = 0, length: int = 0, flags: int = 0, cookie: int = 1) -> bytes:
     return wire.REQUEST.pack(wire.REQUEST_MAGIC, flags, kind, cookie, offset, length)
+
+
+def option_reply(sock: socket.socket) -> tuple[int, int]:
+    """The next option reply: which option, which kind."""
+    magic, option, kind, length = struct.unpack(">QIII", exactly(sock, 20))
+    assert magic == 0x3E889045565A9
+    exactly(sock, length)
+    return option, kind
 
 
 def rss_anonymous_bytes() -> int:
@@ -313,6 +314,20 @@ class TestHostileClients:
         with site.raw_in_transmission() as sock:
             sock.sendall(b"\xff" * 100)
             assert "request magic" in site.reason()
+
+    def test_oversized_option_is_refused_and_the_next_one_is_served(self, site: Site) -> None:
+        with site.raw() as sock:
+            length = MAX_OPTION_BYTES + 1
+            sock.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", wire.OPT_GO, length) + bytes(length))
+            exactly(sock, 18)
+            assert option_reply(sock) == (wire.OPT_GO, wire.REP_ERR_TOO_BIG)
+            sock.sendall(struct.pack(">8sII", b"IHAVEOPT", wire.OPT_LIST, 0))
+            assert option_reply(sock) == (wire.OPT_LIST, wire.REP_SERVER)
+
+    def test_option_that_claims_gigabytes_is_hung_up_on(self, site: Site) -> None:
+        with site.raw() as sock:
+            sock.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", wire.OPT_GO, 0xFFFFFFFF))
+            assert str(0xFFFFFFFF) in site.reason()
 
     def test_silent_client_is_hung_up_on(self, hasty: Site) -> None:
         with hasty.raw():

@@ -135,7 +135,8 @@ def test_failed_replica_recovers_when_it_is_opened_again(operation: str, match: 
 def test_full_disk_under_a_log_is_said_and_passes() -> None:
     storage = SimulatedStorage()
     sizes = LogSettings(log_bytes=1 << 20, segment_bytes=128 << 10, max_commit_bytes=48 << 10)
-    replica = make_replica(storage, ManualClock(), sizes)
+    clock = ManualClock()
+    replica = make_replica(storage, clock, sizes)
     stream = one_volume()
     storage.fail("write", ".tmp", errno.ENOSPC, times=1000)
     for index in range(8):
@@ -143,13 +144,19 @@ def test_full_disk_under_a_log_is_said_and_passes() -> None:
     receive(replica, stream)
     assert replica.durable.lsn < stream.position.lsn
     assert replica.receiver.is_full and replica.status().log_is_full
+    assert "file system" in replica.receiver.shortage  # not the log's own size
     replica.maintain()
-    assert replica.failure is None
+    assert replica.failure is None and "file system" in replica.shortage
     storage.heal()
     replica.maintain()
+    assert replica.shortage  # a full disk is asked now and then only
+    clock.advance(2.0)
+    replica.maintain()
+    assert not replica.shortage
     while replica.write_some():
         pass
     assert replica.durable == stream.position and not replica.status().log_is_full
+    assert not replica.receiver.shortage
     apply_all(replica)
     assert live(replica) == stream.states[stream.position.lsn]
 

@@ -410,6 +410,19 @@ class TestReject:
         link.receive(Response(state=change))
         assert link.reason == "the replica has failed: disk"
 
+    def test_what_the_secondary_says_is_kept_until_it_says_otherwise_or_is_gone(self) -> None:
+        link = opened()
+        state = common_pb2.REPLICA_STATE_CONSISTENT
+        full = replication_pb2.ReplicaStateChange(state=state, reason="the disk is full")
+        link.receive(Response(state=full))
+        link.receive(ack(5))
+        assert (link.replica_reason, link.reason) == ("the disk is full", "")
+        link.receive(Response(state=replication_pb2.ReplicaStateChange(state=state)))
+        assert link.replica_reason == ""
+        link.receive(Response(state=full))
+        link.disconnected("hang-up", fatal=False)
+        assert (link.replica_reason, link.reason) == ("", "hang-up")
+
 
 class TestVerdicts:
     def test_verdict_is_confirmed_only_when_durable_d17(self) -> None:
