@@ -9,6 +9,17 @@ THREADS = "tests/unit/group/test_commit_threads.py"
 REPLICA = "tests/unit/apply/test_replica.py"
 REFUSALS = "tests/unit/apply/test_replica_refusals.py"
 APPLY = "tests/crash/test_apply.py"
+STORAGE = "tests/unit/apply/test_replica_storage.py"
+STARTS = "tests/unit/apply/test_last_start.py"
+OPENING = "tests/crash/test_group_opening.py"
+RECOVERY = "tests/unit/log/test_log_recovery.py"
+OVERLAY = "tests/unit/snapshots/test_overlay.py"
+SENDER = "tests/unit/link/test_sender.py"
+WINDOW = "tests/unit/link/test_window.py"
+SCENARIOS = "tests/scenarios/test_link_scenarios.py"
+DELIVERY = "tests/unit/ibc/test_delivery.py"
+REPLICATE = "tests/unit/services/secondary/test_replicate.py"
+SIMULATION = "tests/simulation/test_simulation.py"
 
 
 @dataclass(frozen=True)
@@ -191,5 +202,215 @@ MUTANTS = (
         "[RecordView]) -> bool:\n        feed = self._catalogue.feed(self.applied.offset)",
         "[RecordView]) -> bool:\n        feed = self._catalogue.feed(1 << 62)",
         f"{APPLY}::test_replica_keeps_volumes_and_snapshots_through_a_crash_at_every_call",
+    ),
+    Mutant(
+        "evidence of a sync ignored, silent cut (D6)",
+        "slackwater/log/recovery.py",
+        "        if proof:\n            broken, broken_at",
+        "        if proof and not proof:\n            broken, broken_at",
+        f"{RECOVERY}::"
+        "test_bit_flip_in_the_last_segment_is_corrupt_where_later_records_claim_a_sync",
+    ),
+    Mutant(
+        "floor ignored, silent cut of what was acked (D6)",
+        "slackwater/log/recovery.py",
+        "elif position.lsn < self._floor_lsn:",
+        "elif False:",
+        f"{RECOVERY}::test_break_at_or_below_the_floor_is_corrupt",
+    ),
+    Mutant(
+        "group's name shown before it is durable (D5)",
+        "slackwater/group/directory.py",
+        "            storage.sync_directory(directory.groups_path)\n"
+        "            directory._clean_up()",
+        "            directory._clean_up()",
+        f"{OPENING}::test_no_group_is_half_made_by_sigkill_and_then_power_loss_at_any_call",
+    ),
+    Mutant(
+        "Start without its row after a crash (D16)",
+        "slackwater/group/opening.py",
+        "            self._database.put_start(view.position)\n",
+        "            pass\n",
+        f"{OPENING}::test_every_start_is_remembered_after_a_crash_at_every_call",
+    ),
+    Mutant(
+        "Start trimmed from the Secondary's log without its row (D16)",
+        "slackwater/apply/controls.py",
+        "self._database.put_start(point.position)  # the log will not keep it (D16)",
+        "pass",
+        f"{STARTS}::test_start_that_the_log_holds_no_more_has_its_row",
+    ),
+    Mutant(
+        "Start that is not applied forgotten by a restart (D16)",
+        "slackwater/apply/opening.py",
+        "recovery.last_start or database.newest_start(",
+        "database.newest_start(",
+        f"{STARTS}::test_start_that_is_not_applied_is_found_in_the_log",
+    ),
+    Mutant(
+        "another Start than the Primary's overlooked (D16)",
+        "slackwater/link/placing.py",
+        "return from_wire(welcome.last_start) != start",
+        "return False",
+        f"{SCENARIOS}::test_transcript_is_as_recorded[rolled_back_and_trimmed]",
+    ),
+    Mutant(
+        "Secondary ahead taken for one behind (D16)",
+        "slackwater/link/placing.py",
+        "        elif self._is_ahead(durable):",
+        "        elif False:",
+        f"{SENDER}::TestWelcome::test_below_or_beside_what_was_acked_is_diverged_d16",
+    ),
+    Mutant(
+        "held lsn with another chain synchronised over (D16)",
+        "slackwater/link/placing.py",
+        "        elif request.position.lsn >= oldest_lsn:",
+        "        elif False:",
+        f"{SENDER}::TestWelcome::test_held_lsn_with_another_chain_is_diverged",
+    ),
+    Mutant(
+        "window ignored",
+        "slackwater/link/window.py",
+        "if self._bytes >= self._window_bytes:",
+        "if False:",
+        f"{WINDOW}::test_small_slices_are_limited_in_number_large_ones_in_bytes",
+    ),
+    Mutant(
+        "read past the durable mark (D13)",
+        "slackwater/link/records.py",
+        "act.ReadLog(window.sent, self.durable_offset, link.settings.slice_bytes)",
+        "act.ReadLog(window.sent, 1 << 62, link.settings.slice_bytes)",
+        f"{SENDER}::TestRecords::test_only_durable_bytes_are_asked_for_d13",
+    ),
+    Mutant(
+        "link let go of in its sync resumed without the log held (D26)",
+        "slackwater/link/sync.py",
+        "            if self._link.dirty:\n                self._link.dirty = False",
+        "            if False:\n                self._link.dirty = False",
+        f"{SENDER}::TestSync::test_resumed_sync_on_a_dirty_link_holds_the_log_again",
+    ),
+    Mutant(
+        "verdict confirmed before it is durable (D17)",
+        "slackwater/link/sender.py",
+        "            self.emit(act.VerdictReceived(response.verdict))",
+        "            self.emit(act.VerdictReceived(response.verdict))\n"
+        "            self.verdict_stored(response.verdict.sequence)",
+        f"{SENDER}::TestVerdicts::test_verdict_is_confirmed_only_when_durable_d17",
+    ),
+    Mutant(
+        "verdicts not repeated (D17)",
+        "services/secondary/replication.py",
+        "if row.sequence > reported:",
+        "if row.sequence > reported and not group.replica.confirm_verdicts(row.sequence):",
+        f"{REPLICATE}::test_verdicts_are_repeated_after_welcome_until_confirmed",
+    ),
+    Mutant(
+        "region read before the volumes hold what was sent (D25)",
+        "slackwater/link/sync.py",
+        "if self._link.records.in_volumes_offset >= sent.offset:",
+        "if True:",
+        f"{SENDER}::TestSync::test_regions_wait_until_the_volumes_hold_what_was_sent_d25",
+    ),
+    Mutant(
+        "record sent before SyncStart was carried out (D25)",
+        "slackwater/link/sync.py",
+        "return self._reading is not None or (self.window is not None and not self._confirmed)",
+        "return self._reading is not None",
+        f"{SENDER}::TestSync::test_nothing_follows_sync_start_until_it_is_carried_out",
+    ),
+    Mutant(
+        "region acked before the checkpoint (D25)",
+        "services/secondary/group.py",
+        "sequence = replica.checkpointer.durable_progress.sequence",
+        "sequence = replica.regions.applied.sequence",
+        f"{REPLICATE}::test_region_is_acked_only_with_the_checkpoint_at_its_place",
+    ),
+    Mutant(
+        "log trimmed to what is applied, not to the checkpoint (D20)",
+        "slackwater/apply/checkpoint.py",
+        "self._log().trim(self.point.offset)",
+        "self._log().trim(self._applier.applied.offset)",
+        f"{STORAGE}::test_checkpoint_frees_no_log_of_what_was_applied_while_it_synced",
+    ),
+    Mutant(
+        "log trimmed to what is applied, as the simulation sees it (D20)",
+        "slackwater/apply/checkpoint.py",
+        "self._log().trim(self.point.offset)",
+        "self._log().trim(self._applier.applied.offset)",
+        f"{SIMULATION}::test_a_group_keeps_its_promises[190]",
+    ),
+    Mutant(
+        "wrapped log full after a clean stop",
+        "slackwater/apply/opening.py",
+        "    log.trim(state.checkpoint.offset)\n",
+        "",
+        f"{STORAGE}::test_wrapped_log_has_the_room_after_a_clean_stop_that_it_had_before",
+    ),
+    Mutant(
+        "map of a snapshot taken without its checksum (D23)",
+        "slackwater/snapshots/chunkmap.py",
+        "_MAGIC, snapshot_uid.bytes, chunks, overlay_bytes, found._crc()",
+        "_MAGIC, snapshot_uid.bytes, chunks, overlay_bytes, crc",
+        f"{OVERLAY}::test_map_that_rotted_is_made_anew_from_the_overlay",
+    ),
+    Mutant(
+        "chunk past the synced mark counted without its checksum (D23)",
+        "slackwater/snapshots/rebuild.py",
+        "if crc32c(memoryview(raw)[HEADER_BYTES:]) != item.data_crc or (\n"
+        "                len(raw) != item.next_offset - item.offset\n"
+        "            ):",
+        "if len(raw) != item.next_offset - item.offset:",
+        "tests/crash/test_overlay.py::test_overlay_shows_the_snapshot_after_a_crash_at_every_call",
+    ),
+    Mutant(
+        "message handed over while another stands (C10)",
+        "slackwater/ibc/delivery.py",
+        '        assert self.standing is None, "messages are delivered one at a time (C10)"\n',
+        "",
+        f"{DELIVERY}::TestFreeze::test_second_message_is_reached_only_after_the_first_c10",
+    ),
+    Mutant(
+        "inbox emptied from its newest end (C10)",
+        "slackwater/ibc/inbox.py",
+        "for message in self._messages:\n            if message.application == application:\n"
+        "                self._messages.remove",
+        "for message in reversed(self._messages):\n"
+        "            if message.application == application:\n"
+        "                self._messages.remove",
+        f"{DELIVERY}::TestNotify::test_inbox_is_taken_in_order_of_the_messages_c10",
+    ),
+    Mutant(
+        "handed over before the volumes are synced (D24)",
+        "slackwater/ibc/delivery.py",
+        "        if standing.phase is Phase.AWAITING:\n            standing.delivered = True",
+        "        if standing.phase in (Phase.AWAITING, Phase.PREPARING):\n"
+        "            standing.delivered = True",
+        f"{DELIVERY}::TestFreeze::test_receive_that_comes_while_the_volumes_are_synced_waits_d24",
+    ),
+    Mutant(
+        "deliver timer never ends (C11)",
+        "slackwater/ibc/delivery.py",
+        "        elif standing.message.application in self.applications:\n"
+        "            self._enter(Phase.AWAITING, "
+        "standing.message.deliver_timeout_seconds or None, now)\n"
+        "        else:\n            self._enter(Phase.UNREG",
+        "        elif standing.message.application in self.applications:\n"
+        "            self._enter(Phase.AWAITING, None, now)\n"
+        "        else:\n            self._enter(Phase.UNREG",
+        f"{DELIVERY}::TestTimeouts::test_untaken_message_expires_after_its_deliver_timeout_c11",
+    ),
+    Mutant(
+        "freeze timer never ends (C12)",
+        "slackwater/ibc/delivery.py",
+        "            seconds = standing.message.freeze_timeout_seconds or None\n",
+        "            seconds = None\n",
+        f"{DELIVERY}::TestTimeouts::test_freeze_times_out_counted_from_delivery_c12",
+    ),
+    Mutant(
+        "unfreeze of a wrong id ends the freeze (C12)",
+        "slackwater/ibc/delivery.py",
+        "if standing is None or standing.message.message_id != message_id:",
+        "if standing is None:",
+        f"{DELIVERY}::TestUnfreezeRefused::test_of_another_message",
     ),
 )

@@ -16,7 +16,8 @@ from tests.simulation.run import simulate
 from tests.simulation.world import World
 
 _ASKED = os.environ.get("SLACKWATER_SIM_SEED", "")
-FIXED = (*range(60), 1342)  # the last ones: seeds that have found something
+FIXED = (*range(57), 89, 135, 190, 1342)
+"""The last ones have found something, or find what the others miss: a log trimmed too early."""
 FRESH = [random.SystemRandom().randrange(1 << 32) for _ in range(3)]
 
 

@@ -335,6 +335,28 @@ def synced(replica: Replica, stream: Stream) -> None:
     stream.volumes[1][:] = bytes(SIZE)
 
 
+def test_checkpoint_frees_no_log_of_what_was_applied_while_it_synced() -> None:
+    storage = SimulatedStorage()
+    replica, stream = with_volume(storage)
+    for index in range(20):
+        stream.write(1, 0, bytes([index]) * 32768)
+        receive(replica, stream)
+    sync = replica.volumes.sync
+
+    def sync_slowly() -> None:
+        apply_all(replica)  # the applier's lock is free meanwhile
+        sync()
+
+    replica.step()
+    replica.volumes.sync = sync_slowly  # type: ignore[method-assign]
+    point = replica.checkpointer.run()
+    assert point.position.lsn < replica.applied.lsn == stream.position.lsn
+    assert replica.receiver.log.oldest <= point.offset
+    again = open_replica(storage.kill(), ManualClock())
+    apply_all(again)
+    assert live(again) == stream.states[stream.position.lsn]
+
+
 def test_checkpoint_that_began_before_a_new_stream_acks_none_of_its_regions() -> None:
     replica, stream = with_volume(SimulatedStorage())
     synced(replica, stream)

@@ -72,6 +72,17 @@ class TestFreeze:
         assert answer.delivered.message == FREEZE
         assert answer.delivered.remaining_seconds == 600
 
+    def test_receive_that_comes_while_the_volumes_are_synced_waits_d24(self) -> None:
+        delivery = Delivery([BACKUP])
+        delivery.reach(FREEZE, 0)
+        delivery.actions()
+        delivery.receive("backup", "me", "", 60, 1)
+        assert delivery.actions() == []
+        delivery.frozen_here(2)
+        answer = only(delivery.actions(), Answer)
+        assert answer.delivered is not None
+        assert answer.delivered.message == FREEZE
+
     def test_delivered_verdict_is_durable_before_the_answer(self) -> None:
         delivery = standing_at()
         delivery.receive("backup", "me", "", 0, 5)
@@ -360,6 +371,15 @@ class TestNotify:
         delivery.frozen_here(0)
         delivery.actions()
         for expected in (NOTIFY, FREEZE):
+            delivery.receive("backup", "me", "", 0, 1)
+            answer = only(delivery.actions(), Answer)
+            assert answer.delivered is not None
+            assert answer.delivered.message == expected
+
+    def test_inbox_is_taken_in_order_of_the_messages_c10(self) -> None:
+        later = replace(NOTIFY, message_id="n2")
+        delivery = Delivery([BACKUP], inbox=[NOTIFY, later])
+        for expected in (NOTIFY, later):
             delivery.receive("backup", "me", "", 0, 1)
             answer = only(delivery.actions(), Answer)
             assert answer.delivered is not None

@@ -185,6 +185,14 @@ def test_clean_stop_keeps_the_map_and_an_unclean_one_makes_it_anew() -> None:
     assert volume_of(opened(storage, clean=True), source=source).read(SIZE, 0) == content()
 
 
+def test_map_that_rotted_is_made_anew_from_the_overlay() -> None:
+    storage = SimulatedStorage()
+    overlay, source = preserved(storage)
+    overlay.close_clean()
+    damage(storage, HEAD_BYTES, "a.map")
+    assert volume_of(opened(storage, clean=True), source=source).read(SIZE, 0) == content()
+
+
 def test_wrong_map_entry_is_found_by_the_header() -> None:
     storage = SimulatedStorage()
     overlay, _ = preserved(storage)

@@ -395,6 +395,34 @@ async def test_sync_starts_over_applies_regions_in_order_and_ends_consistent(
 
 
 @in_loop
+async def test_region_is_acked_only_with_the_checkpoint_at_its_place(tmp_path: Path) -> None:
+    async with Site(tmp_path) as site, PrimaryEnd(site) as primary:
+        await primary.hello()
+        await start_sync(primary, Position(1, 500, 77))
+        while not (await primary.until("ack")).ack.sync_id:
+            pass
+        group = site.group()
+        checkpointer = group.replica.checkpointer
+        is_due = checkpointer.is_due
+        checkpointer.is_due = lambda: False  # type: ignore[method-assign]
+        region = replication_pb2.Region(volume=1, offset=0, length=SIZE, zero=True)
+        await primary.send(
+            sync_regions=replication_pb2.SyncRegions(
+                sync_id=b"s" * 16,
+                sequence=1,
+                regions=[region],
+                cursor=replication_pb2.SyncCursor(volume=1, offset=SIZE),
+            )
+        )
+        await until(lambda: group.replica.regions.applied.sequence == 1)
+        assert group.progress().region_sequence == 0  # D25
+        checkpointer.is_due = is_due  # type: ignore[method-assign]
+        while (await primary.until("ack")).ack.region_sequence < 1:
+            pass
+        assert checkpointer.durable_progress.sequence == 1
+
+
+@in_loop
 async def test_sync_goes_on_in_the_next_stream_from_the_durable_cursor(tmp_path: Path) -> None:
     async with Site(tmp_path) as site:
         async with PrimaryEnd(site) as primary:
