@@ -12,6 +12,7 @@ EXIT_NOT_REACHABLE = 3
 EXIT_NOT_FOUND = 4
 EXIT_PRECONDITION = 5
 EXIT_TIMEOUT = 6
+EXIT_NOT_AS_ASKED = 7
 
 _EXITS = {
     grpc.StatusCode.INVALID_ARGUMENT: EXIT_USAGE,
@@ -36,7 +37,13 @@ _OPTIONS = {
     "freeze_timeout": "--freeze-timeout",
     "unregistered_timeout": "--unregistered-timeout",
     "fence_timeout": "--fence-timeout",
-    "wait_timeout": "--wait",
+    "wait_timeout": "--receive-timeout",
+    "body": "--file or --text",
+    "behaviour": "--behaviour",
+    "snapshot_id": "--snapshot-id",
+    "quiesce.applications": "--quiesce",
+    "quiesce.timeout": "--quiesce-timeout",
+    "quiesce.max_hold": "--max-hold",
     "request_id": "--request-id",
     "first_lsn": "--first",
     "max_records": "--limit",

@@ -8,7 +8,6 @@ import typer
 import slackwater
 from slackwater.cli.command import shared_options
 from slackwater.cli.commands import (
-    applications,
     context,
     group,
     ibc,
@@ -36,7 +35,6 @@ app = typer.Typer(
 
 for noun in (status, group, volume, link, replica, ibc, snapshot, log, context):
     noun.add_to(app)
-applications.add_to(ibc.app)
 
 
 def _version(wanted: bool) -> None:

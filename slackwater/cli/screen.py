@@ -27,11 +27,15 @@ def _all(style: str, states: str) -> dict[str, str]:
 
 
 _STYLES = {
-    **_all("green", "ok yes READY STREAMING CONSISTENT UNFROZEN NOTIFIED SNAPSHOTTED SUCCEEDED"),
+    **_all(
+        "green",
+        "ok yes READY STREAMING CONSISTENT UNFROZEN NOTIFIED SNAPSHOTTED SUCCEEDED CONFIRMED",
+    ),
     **_all("yellow", "CONNECTING SYNCING CATCHING_UP PAUSED DIRTY RECOVERING INCONSISTENT EMPTY"),
     **_all("yellow", "FROZEN WAITING RUNNING PENDING QUEUED SENT ARRIVED DELIVERED CREATING"),
     **_all("yellow", "AHEAD DELETING EXPIRED UNCLAIMED SKIPPED_INCONSISTENT DETACHED NOT"),
     **_all("bold red", "FAILED DIVERGED CANCELLED FREEZE_TIMED_OUT FREEZE_LOG_LIMIT UNREACHABLE"),
+    **_all("bold red", "LEASE_LOST REVOKED LINK_DETACHED"),
 }
 
 
@@ -66,6 +70,10 @@ class Screen:
     def json(self, value: object) -> None:
         """Print a JSON document."""
         print(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def json_line(self, value: object) -> None:
+        """Print one of several JSON documents, on one line."""
+        print(json.dumps(value, ensure_ascii=False), flush=True)
 
     def resource(self, message: Message, rows: Iterable[tuple[str, str]]) -> None:
         """Show one thing: its JSON, or its facts."""
@@ -138,6 +146,17 @@ class Screen:
     def note(self, sentence: str) -> None:
         """Say something beside the answer, on standard error."""
         self._errors.print(Text(sentence, "dim"))
+
+    def alarm(self, sentence: str) -> None:
+        """Say something that must not be missed, on standard error."""
+        self._errors.print(Text(f"warning: {sentence}", "bold red"))
+
+    def summary(self, value: object, sentence: str) -> None:
+        """Say how it ended on standard error; standard output is somebody else's."""
+        if self.is_json:
+            print(json.dumps(value, ensure_ascii=False), file=sys.stderr)
+        else:
+            self.note(sentence)
 
     def fail(self, failure: Failure) -> None:
         """Say why it failed, on standard error."""

@@ -38,6 +38,7 @@ SENT = resources_pb2.Message(
     behaviour=common_pb2.MESSAGE_BEHAVIOUR_FREEZE,
     position=POSITION,
     fenced=True,
+    final=True,
     verdicts=[
         resources_pb2.Verdict(
             link="site-b",

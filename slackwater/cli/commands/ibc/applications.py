@@ -9,7 +9,8 @@ import typer
 from slackwater.cli import words
 from slackwater.cli.command import command
 from slackwater.cli.commands.group import Name as Group
-from slackwater.cli.commands.ibc import Application
+from slackwater.cli.commands.ibc.arguments import Application
+from slackwater.cli.commands.ibc.overview import name_rows
 from slackwater.cli.failure import EXIT_NOT_FOUND, Failure
 from slackwater.cli.screen import as_dict
 from slackwater.cli.session import Session
@@ -55,14 +56,9 @@ def register(
     patience = words.parse_duration(wait, "--wait")
     done: dict[str, resources_pb2.Application] = {}
     if side.covers(Side.PRIMARY):
-        request = primary_pb2.PrimaryServiceRegisterApplicationRequest(
-            group=name, application=application
-        )
-        done["primary"] = session.call(
-            "primary", session.primary.RegisterApplication, request, hint="slackwater group list"
-        ).application
+        done["primary"] = register_on_primary(session, name, application)
     if side.covers(Side.SECONDARY):
-        done["secondary"] = _register_there(session, name, application, patience)
+        done["secondary"] = register_on_secondary(session, name, application, patience)
     if session.screen.is_json:
         session.screen.json({where: as_dict(row) for where, row in done.items()})
         return
@@ -77,19 +73,12 @@ def unregister(
 ) -> None:
     """Take a name back; refused while a message of it is pending."""
     name = words.group_name(group)
-    hint = f"slackwater ibc status {words.last(name)} --pending"
     done = []
     if side.covers(Side.PRIMARY):
-        request = primary_pb2.PrimaryServiceUnregisterApplicationRequest(
-            group=name, application=application
-        )
-        session.call("primary", session.primary.UnregisterApplication, request, hint=hint)
+        unregister_on_primary(session, name, application)
         done.append("primary")
     if side.covers(Side.SECONDARY):
-        there = secondary_pb2.SecondaryServiceUnregisterApplicationRequest(
-            group=name, application=application
-        )
-        session.call("secondary", session.secondary.UnregisterApplication, there, hint=hint)
+        unregister_on_secondary(session, name, application)
         done.append("secondary")
     if session.screen.is_json:
         session.screen.json({where: {} for where in done})
@@ -114,22 +103,62 @@ def applications(session: Session, group: Group, side: SideOption = Side.BOTH) -
             {where: [as_dict(row) for row in rows] for where, rows in found.items()}
         )
         return
-    names = sorted({row.application for rows in found.values() for row in rows})
-    if not names:
+    rows = name_rows(found)
+    if not rows:
         session.screen.note(f"none; slackwater ibc register {words.last(name)} backup")
         return
-    session.screen.table(
-        ("application", *found),
-        [(known, *(_since(rows, known) for rows in found.values())) for known in names],
+    session.screen.table(rows[0], rows[1:])
+
+
+def is_on_primary(session: Session, group: str, application: str) -> bool:
+    """True if the Primary has the name."""
+    request = primary_pb2.PrimaryServiceListApplicationsRequest(group=group)
+    rows = session.pages("primary", session.primary.ListApplications, request, "applications")
+    return any(row.application == application for row in rows)
+
+
+def is_on_secondary(session: Session, group: str, application: str) -> bool:
+    """True if the Secondary has the name."""
+    request = secondary_pb2.SecondaryServiceListApplicationsRequest(group=group)
+    rows = session.pages("secondary", session.secondary.ListApplications, request, "applications")
+    return any(row.application == application for row in rows)
+
+
+def register_on_primary(
+    session: Session, group: str, application: str
+) -> resources_pb2.Application:
+    """Register on the Primary."""
+    request = primary_pb2.PrimaryServiceRegisterApplicationRequest(
+        group=group, application=application
     )
+    return session.call(
+        "primary", session.primary.RegisterApplication, request, hint="slackwater group list"
+    ).application
 
 
-def _since(rows: list[resources_pb2.Application], name: str) -> str:
-    times = [row.register_time for row in rows if row.application == name]
-    return words.moment(times[0]) if times else "not registered"
+def unregister_on_primary(session: Session, group: str, application: str) -> None:
+    """Take the name back on the Primary."""
+    request = primary_pb2.PrimaryServiceUnregisterApplicationRequest(
+        group=group, application=application
+    )
+    rpc = session.primary.UnregisterApplication
+    session.call("primary", rpc, request, hint=_pending(group))
 
 
-def _register_there(
+def unregister_on_secondary(session: Session, group: str, application: str) -> None:
+    """Take the name back on the Secondary."""
+    request = secondary_pb2.SecondaryServiceUnregisterApplicationRequest(
+        group=group, application=application
+    )
+    rpc = session.secondary.UnregisterApplication
+    session.call("secondary", rpc, request, hint=_pending(group))
+
+
+def _pending(group: str) -> str:
+    return f"slackwater ibc status {words.last(group)} --pending"
+
+
+def register_on_secondary(
     session: Session, group: str, application: str, patience: float
 ) -> resources_pb2.Application:
     """Register on the Secondary; right after a link was made, its replica is still to come."""
