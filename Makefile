@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup proto proto-check proto-release fmt lint types test test-unit test-property \
-	test-crash test-sim test-e2e cover bench bench-quick demo check image clean
+	test-crash test-sim test-e2e cover bench bench-quick demo check monitoring image clean
 
 help: ## list these verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ demo: setup ## the main job, end to end, on this machine
 	@python -m demo
 
 check: lint types proto-check test ## all that guards main
+
+monitoring: setup ## write the dashboards, and the alerts for Kubernetes, from their sources
+	@python -m tools.dashboards && python -m tools.prometheusrule
 
 image: ## build the container image with podman, docker or buildah; BASE=... as in tools/image.sh
 	@tools/image.sh

@@ -27,12 +27,31 @@ Document = Mapping[str, Any]
 @pytest.fixture(scope="module", params=OVERLAYS)
 def rendered(request: pytest.FixtureRequest) -> list[Document]:
     """Everything an overlay makes."""
-    command = [require("kubectl"), "kustomize", str(REPOSITORY / "k8s/overlays" / request.param)]
+    return render(request.param)
+
+
+def render(overlay: str) -> list[Document]:
+    command = [require("kubectl"), "kustomize", str(REPOSITORY / "k8s/overlays" / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     documents = list(yaml.safe_load_all(done.stdout))
     assert documents
     return documents
+
+
+def test_pod_monitors_find_every_metrics_port_of_the_pods() -> None:
+    folder = REPOSITORY / "k8s/overlays"
+    monitors = [
+        one["spec"]
+        for one in yaml.safe_load_all((folder / "monitoring/podmonitors.yaml").read_text())
+    ]
+    for template, container in containers(render("dev")):
+        (port,) = [port["name"] for port in container["ports"] if port["name"].startswith("prom-")]
+        assert any(
+            matches(monitor["selector"]["matchLabels"], template)
+            and port in [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]]
+            for monitor in monitors
+        )
 
 
 def of_kind(documents: list[Document], kind: str) -> list[Document]:
