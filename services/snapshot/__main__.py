@@ -2,27 +2,38 @@
 
 import asyncio
 import contextlib
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 
 from services.snapshot import metrics
+from services.snapshot.cycle import Cycle
 from services.snapshot.documents import Documents
 from services.snapshot.events import Events
-from services.snapshot.peers import Peers
+from services.snapshot.live import Work
+from services.snapshot.peers import Peers, Secondaries
 from services.snapshot.runs import Runs
 from services.snapshot.servicer import SnapshotServicer
-from services.snapshot.store import RunStore
+from services.snapshot.store import BUILT_IN, RunRecord, RunStore
+from services.snapshot.tasks import command
 from services.snapshot.tasks.catalogue import Catalogue
+from services.snapshot.tasks.notes import Surroundings
+from services.snapshot.tasks.run import TaskRun
+from services.snapshot.tasks.starting import Starter
 from slackwater.group.directory import DataDirectory
-from slackwater.runtime.config import SnapshotConfig, parse_arguments
+from slackwater.runtime.calls import in_thread
+from slackwater.runtime.config import SnapshotConfig, parse_arguments, split_link_addresses
 from slackwater.runtime.lifecycle import Service, run_service
 from slackwater.storage.real import RealStorage
 from slackwater.v1 import snapshot_pb2, snapshot_pb2_grpc
 
 SERVICE = "slackwater.v1.SnapshotService"
 ASK_EVERY_SECONDS = 5.0
+WORK = "work"
+"""Where temporary copies are below the data directory."""
+
 TASKS = "tasks"
 """Where tasks are below the data directory, unless a setting says otherwise."""
 
@@ -41,7 +52,20 @@ class Snapshots:
             config.tasks_dir or config.data_dir / TASKS,
             self._events.publish,
         )
-        self._runs = Runs(self._store, self._peers, self._events, service.spawn)
+        self._secondaries = Secondaries(
+            split_link_addresses(config.link_addresses), service.certificates
+        )
+        self._around = Surroundings(
+            peers=self._peers,
+            secondaries=self._secondaries,
+            spawn=service.spawn,
+            tasks_dir=self._catalogue.directory,
+            work_dir=config.data_dir / WORK,
+            who=command.identity(config.command_user),
+            certificates=service.certificates,
+        )
+        self._runs = Runs(self._store, self._peers, self._events, service.spawn, self._make_work)
+        self._starter = Starter(self._catalogue, self._runs, self._peers, self._secondaries)
 
     def add_parts(self) -> None:
         """Runs end before the server does: their watchers see it."""
@@ -52,14 +76,20 @@ class Snapshots:
         service.serve(self._register, [SERVICE])
         service.add("runs", self._be_ready, self._stop_runs)
 
+    def _make_work(self, record: RunRecord, save: Callable[[], None]) -> Work:
+        if record.task == BUILT_IN:
+            return Cycle(record, self._peers, save)
+        return TaskRun(record, self._around, save)
+
     def _register(self, server: grpc.aio.Server) -> None:
         servicer = SnapshotServicer(  # type: ignore[abstract]  # PlannedServicer has the rest
-            self._runs, self._catalogue, self._peers, self._events
+            self._runs, self._catalogue, self._starter, self._peers, self._events
         )
         snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(servicer, server)
 
     async def _start_peers(self) -> None:
         """What a crash left is shown and ended before anybody can ask."""
+        await in_thread(shutil.rmtree, self._around.work_dir, True)
         await self._catalogue.refresh()
         self._runs.recover()
         self._service.spawn(self._keep_asking(), "peers")
@@ -75,6 +105,7 @@ class Snapshots:
         del grace
         for peer in self._peers.all:
             await peer.close()
+        await self._secondaries.close()
         self._store.close()
 
     async def _be_ready(self) -> None:

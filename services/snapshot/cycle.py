@@ -1,18 +1,18 @@
 """One run, step by step: register, receive, snapshot, unfreeze, unregister.
 
 The supervisor (`runs`) calls `work`, then, whatever became of it, `end_freeze` and
-`take_back_name`. A freeze that this run may hold is noted durably before the call that could make
+`take_back`. A freeze that this run may hold is noted durably before the call that could make
 it so, and forgotten only when the Secondary says that it is over; so no end of `work` (failure,
 cancellation, a crash and the next start) leaves a replica frozen.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import grpc
 
+from services.snapshot import steps, taking
 from services.snapshot.peers import GONE, Peers, sentence
 from services.snapshot.store import RunRecord
 from slackwater.errors import DeadlineExceeded, FailedPrecondition
@@ -28,10 +28,6 @@ CALL_SECONDS = 15.0
 RECEIVE_SECONDS = 30.0
 """One call waits so long for a message; the run asks again, with the same request id."""
 
-SNAPSHOT_PATIENCE_SECONDS = 30.0
-"""So long a snapshot is tried again while the Secondary does not answer: it may be restarting."""
-
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.2, 5.0
 LOOKS = 2
 """How often a replica is looked at for a message whose delivery may have crossed our hanging up."""
 
@@ -45,15 +41,23 @@ class Cycle:
 
     def __init__(self, record: RunRecord, peers: Peers, save: Callable[[], None]) -> None:
         """Work on `record`; `save` makes what it says durable and shows it."""
+        assert isinstance(record.request, snapshot_pb2.StartSnapshotRequest), "its own kind of run"
         self._record = record
+        self._request = record.request
         self._run = record.run
         self._peers = peers
         self._save = save
+        self._steps = steps.Steps(record.run, save)
 
     @property
     def holder(self) -> str:
         """How this run names itself to the Secondary."""
         return f"snapshot-run-{self._record.id}"
+
+    @property
+    def _application(self) -> str:
+        """The name whose message it waits for, or ""."""
+        return self._request.at_next_message.application
 
     async def work(self) -> None:
         """Take the snapshot, now or at the next message.
@@ -64,19 +68,19 @@ class Cycle:
             FailedPrecondition: the message does not freeze the replica.
         """
         self._become(snapshot_pb2.Run.STATE_RUNNING)
-        if self._record.application:
+        if self._application:
             await self._register()
             message = await self._receive()
-            async with self._step("snapshot"):
+            async with self._steps.step("snapshot", self._peers.secondary):
                 self._took(await self._create(message, f"{self._record.id}-at"))
         else:
-            async with self._step("snapshot"):
+            async with self._steps.step("snapshot", self._peers.secondary):
                 await self._snapshot_now()
 
     async def _register(self) -> None:
         """Make the application known on the Secondary, for as long as the run lasts."""
-        group, application = self._run.group, self._record.application
-        async with self._step("register"):
+        group, application = self._run.group, self._application
+        async with self._steps.step("register", self._peers.secondary):
             listing = secondary_pb2.SecondaryServiceListApplicationsRequest(
                 group=group, page_size=100
             )
@@ -92,12 +96,12 @@ class Cycle:
 
     async def _receive(self) -> str:
         """Wait for the message; afterwards the replica stands at it, and this run holds it."""
-        patience = self._record.request.at_next_message.wait_timeout.ToNanoseconds() / 1e9
+        patience = self._request.at_next_message.wait_timeout.ToNanoseconds() / 1e9
         deadline = time.monotonic() + patience
         self._record.holding = True
         self._become(snapshot_pb2.Run.STATE_WAITING)
-        async with self._step("receive") as step:
-            delay, answered = FIRST_RETRY_SECONDS, False
+        async with self._steps.step("receive", self._peers.secondary) as step:
+            delay, answered = steps.FIRST_RETRY_SECONDS, False
             while (left := deadline - time.monotonic()) > 0:
                 try:
                     message = await self._receive_once(min(left, RECEIVE_SECONDS))
@@ -105,22 +109,22 @@ class Cycle:
                     if error.code() not in GONE:
                         raise
                     answered = False
-                    self._note(step, sentence(error, self._peers.secondary))
+                    self._steps.note(step, sentence(error, self._peers.secondary))
                     await asyncio.sleep(min(delay, left))
-                    delay = min(2 * delay, LAST_RETRY_SECONDS)
+                    delay = min(2 * delay, steps.LAST_RETRY_SECONDS)
                     continue
                 answered = True
                 if message is not None:
                     return self._delivered(step, message)
             # After an empty answer nothing is held; after none, something may be.
             self._record.holding = not answered
-            what = f"the wait for a message of {self._record.application}"
+            what = f"the wait for a message of {self._application}"
             raise DeadlineExceeded(what, patience)
 
     async def _receive_once(self, seconds: float) -> secondary_pb2.DeliveredMessage | None:
         request = secondary_pb2.ReceiveMessageRequest(
             group=self._run.group,
-            application=self._record.application,
+            application=self._application,
             holder=self.holder,
             request_id=self._record.id,
         )
@@ -159,34 +163,13 @@ class Cycle:
                     raise
 
     async def _create(self, message: str, request_id: str) -> resources_pb2.Snapshot:
-        """Have the Secondary take it; again while it does not answer, but never twice."""
         request = secondary_pb2.CreateSnapshotRequest(
             group=self._run.group,
-            snapshot_id=self._record.request.snapshot_id,
+            snapshot_id=self._request.snapshot_id,
             at_message=message,
             request_id=request_id,
         )
-        tried = 0
-        deadline = time.monotonic() + SNAPSHOT_PATIENCE_SECONDS
-        while True:
-            try:
-                answer = await self._secondary.CreateSnapshot(request, timeout=CALL_SECONDS)
-                return answer.snapshot
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.ALREADY_EXISTS and tried:
-                    made = await self._made(message)
-                    if made is not None:
-                        return made  # by the call whose answer was lost
-                if error.code() not in GONE or time.monotonic() > deadline:
-                    raise
-            tried += 1
-            await asyncio.sleep(FIRST_RETRY_SECONDS)
-
-    async def _made(self, message: str) -> resources_pb2.Snapshot | None:
-        name = f"{self._run.group}/snapshots/{self._record.request.snapshot_id}"
-        request = secondary_pb2.GetSnapshotRequest(name=name)
-        answer = await self._secondary.GetSnapshot(request, timeout=CALL_SECONDS)
-        return answer.snapshot if answer.snapshot.message == message else None
+        return await taking.take(self._secondary, request)
 
     def _took(self, snapshot: resources_pb2.Snapshot) -> None:
         self._run.snapshot = snapshot.name
@@ -200,24 +183,24 @@ class Cycle:
         """End the freeze this run may hold; does not give up while the Secondary is away."""
         if not self._record.holding:
             return
-        async with self._step("unfreeze") as step:
-            await self._insist(step, self._unfreeze)
+        async with self._steps.step("unfreeze", self._peers.secondary) as step:
+            await self._steps.insist(step, self._peers.secondary, self._unfreeze)
         self._record.holding = False
         self._save()
 
-    async def take_back_name(self) -> None:
+    async def take_back(self) -> None:
         """Unregister the name if this run registered it."""
         if not self._record.registered:
             return
-        async with self._step("unregister") as step:
+        async with self._steps.step("unregister", self._peers.secondary) as step:
             request = secondary_pb2.SecondaryServiceUnregisterApplicationRequest(
-                group=self._run.group, application=self._record.application
+                group=self._run.group, application=self._application
             )
 
             async def unregister() -> None:
                 await self._secondary.UnregisterApplication(request, timeout=CALL_SECONDS)
 
-            await self._insist(step, unregister)
+            await self._steps.insist(step, self._peers.secondary, unregister)
         self._record.registered = False
         self._save()
 
@@ -236,29 +219,11 @@ class Cycle:
         """The message that was handed to us without our having seen the answer, or ""."""
         for look in range(LOOKS):
             if look:
-                await asyncio.sleep(FIRST_RETRY_SECONDS)
+                await asyncio.sleep(steps.FIRST_RETRY_SECONDS)
             freeze = (await self._replica()).freeze
             if freeze.phase == resources_pb2.Freeze.PHASE_FROZEN and freeze.holder == self.holder:
                 return freeze.message
         return ""
-
-    async def _insist(
-        self, step: snapshot_pb2.RunStep, call: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Make a call until the Secondary has answered; what it refuses is noted, not repeated."""
-        delay = FIRST_RETRY_SECONDS
-        while True:
-            try:
-                await call()
-            except grpc.aio.AioRpcError as error:
-                self._note(step, sentence(error, self._peers.secondary))
-                if error.code() not in GONE:
-                    return
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, LAST_RETRY_SECONDS)
-                continue
-            step.error = ""
-            return
 
     async def _replica(self) -> resources_pb2.Replica:
         request = secondary_pb2.GetReplicaRequest(name=self._run.group)
@@ -267,33 +232,6 @@ class Cycle:
     @property
     def _secondary(self) -> "secondary_pb2_grpc.SecondaryServiceAsyncStub":
         return self._peers.secondary_api
-
-    @asynccontextmanager
-    async def _step(self, name: str) -> AsyncIterator[snapshot_pb2.RunStep]:
-        """A step in the run's list, with its times and its error."""
-        step = self._run.steps.add(step=name)
-        step.start_time.GetCurrentTime()
-        self._save()
-        try:
-            yield step
-        except grpc.aio.AioRpcError as error:
-            step.error = sentence(error, self._peers.secondary)
-            raise
-        except (DeadlineExceeded, FailedPrecondition) as error:
-            step.error = f"{error.reason}: {error}"
-            raise
-        except asyncio.CancelledError:
-            step.error = "CANCELLED"
-            raise
-        finally:
-            step.end_time.GetCurrentTime()
-            self._save()
-
-    def _note(self, step: snapshot_pb2.RunStep, problem: str) -> None:
-        """Show a problem that is being waited out."""
-        if step.error != problem:
-            step.error = problem
-            self._save()
 
     def _become(self, state: snapshot_pb2.Run.State.ValueType) -> None:
         self._run.state = state

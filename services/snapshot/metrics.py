@@ -5,9 +5,12 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from services.snapshot.counts import RESULTS, Counts
 from services.snapshot.peers import Peers
 from services.snapshot.runs import Runs
+from services.snapshot.store import BUILT_IN
 from services.snapshot.tasks.catalogue import SOURCE_API, Catalogue
+from slackwater.runtime.metrics import histogram_family
 
 
 def collect(runs: Runs, peers: Peers) -> Iterator[Metric]:
@@ -17,20 +20,7 @@ def collect(runs: Runs, peers: Peers) -> Iterator[Metric]:
     )
     active.add_metric([], len(runs.live))
     yield active
-    ended = CounterMetricFamily(
-        "slackwater_snapshot_runs", "Runs that were over, by how.", labels=["result"]
-    )
-    for state, number in sorted(runs.ended.items()):
-        ended.add_metric([state.lower()], number)
-    yield ended
-    success = GaugeMetricFamily(
-        "slackwater_snapshot_last_success_timestamp_seconds",
-        "When a run of the group last took a snapshot, since this service started.",
-        labels=["group"],
-    )
-    for group, moment in sorted(runs.last_success.items()):
-        success.add_metric([group], moment)
-    yield success
+    yield from _counts(runs.counts)
     up = GaugeMetricFamily(
         "slackwater_snapshot_peer_up",
         "1 if the other service answered the last time it was asked.",
@@ -62,3 +52,29 @@ def collect_tasks(catalogue: Catalogue) -> Iterator[Metric]:
     )
     bad.add_metric([], len(catalogue.problems))
     yield bad
+
+
+def _counts(counts: Counts) -> Iterator[Metric]:
+    ended = CounterMetricFamily(
+        "slackwater_snapshot_runs",
+        "Runs that were over, by task and how.",
+        labels=["task", "result"],
+    )
+    rows = {(BUILT_IN, result): 0 for result in RESULTS} | dict(counts.ended)
+    for (task, result), number in sorted(rows.items()):
+        ended.add_metric([task, result], number)
+    yield ended
+    yield histogram_family(
+        "slackwater_snapshot_run_seconds",
+        "How long runs took that were over.",
+        ["task"],
+        [([task], row) for task, row in sorted(dict(counts.seconds).items())],
+    )
+    success = GaugeMetricFamily(
+        "slackwater_snapshot_last_success_timestamp_seconds",
+        "When a run of the task last succeeded for the group, since this service started.",
+        labels=["task", "group"],
+    )
+    for (task, group), moment in sorted(dict(counts.last_success).items()):
+        success.add_metric([task, group], moment)
+    yield success

@@ -1,6 +1,7 @@
 """The Primary and the Secondary as seen from here: a channel each, and whether they answer."""
 
 import time
+from collections.abc import Mapping
 from typing import NoReturn
 
 import grpc
@@ -28,8 +29,11 @@ class Peer:
         channel: How it is called.
     """
 
-    def __init__(self, role: str, address: str, certificates: CertificateStore | None) -> None:
+    def __init__(
+        self, role: str, address: str, certificates: CertificateStore | None, advice: str = ""
+    ) -> None:
         """Open the channel; it connects by itself, when it can."""
+        self._advice = advice or f"Start it, or start this service with another --{role}"
         self.role = role
         self.address = address
         self.channel = client.open_channel(address, certificates)
@@ -83,10 +87,12 @@ class Peer:
 
     def unavailable(self) -> Unavailable:
         """The error for a peer that does not answer."""
-        return Unavailable(
-            f"the {self.role} at {self.address}",
-            f"Start it, or start this service with another --{self.role}",
-        )
+        return Unavailable(f"the {self.role} at {self.address}", self._advice)
+
+    @property
+    def secondary_api(self) -> "secondary_pb2_grpc.SecondaryServiceAsyncStub":
+        """The calls of a Secondary."""
+        return secondary_pb2_grpc.SecondaryServiceStub(self.channel)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -116,7 +122,35 @@ class Peers:
     @property
     def secondary_api(self) -> "secondary_pb2_grpc.SecondaryServiceAsyncStub":
         """The Secondary's calls."""
-        return secondary_pb2_grpc.SecondaryServiceStub(self.secondary.channel)
+        return self.secondary.secondary_api
+
+
+class Secondaries:
+    """The Secondaries of links, each by a channel that is opened when first asked for."""
+
+    def __init__(
+        self, addresses: Mapping[str, str], certificates: CertificateStore | None = None
+    ) -> None:
+        """Open nothing yet; `addresses` names links whose endpoint is not reached from here."""
+        self._addresses = addresses
+        self._certificates = certificates
+        self._peers: dict[str, Peer] = {}
+
+    def address(self, link: str, endpoint: str) -> str:
+        """Return where the Secondary of a link is reached from here."""
+        return self._addresses.get(link, endpoint)
+
+    def at(self, address: str) -> Peer:
+        """Return the Secondary at an address."""
+        if address not in self._peers:
+            advice = "Start it, or say with --link-addresses where this service reaches it"
+            self._peers[address] = Peer("secondary", address, self._certificates, advice)
+        return self._peers[address]
+
+    async def close(self) -> None:
+        """Close the channels."""
+        for peer in self._peers.values():
+            await peer.close()
 
 
 def says_nothing(error: grpc.aio.AioRpcError) -> bool:

@@ -7,7 +7,6 @@ import grpc
 from slackwater.v1 import snapshot_pb2, snapshot_pb2_grpc
 
 RELEASES = {
-    "StartTask": "0.2",
     "Schedule": "0.3",
     "Check": "0.3",
     "Mirror": "0.3",

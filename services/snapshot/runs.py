@@ -13,16 +13,24 @@ from typing import Any
 
 import grpc
 
-from services.snapshot.cycle import Cycle
+from services.snapshot.counts import Counts
 from services.snapshot.events import Events
-from services.snapshot.peers import Peers, sentence
-from services.snapshot.store import RunRecord, RunStore
+from services.snapshot.live import (
+    Live,
+    MakeWork,
+    Work,
+    brief,
+    close_replicas,
+    first_sentence,
+    is_over,
+)
+from services.snapshot.peers import Peers
+from services.snapshot.store import BUILT_IN, Kind, RunRecord, RunStore
 from slackwater import names
 from slackwater.errors import FailedPrecondition, NotFound, SlackwaterError, Unavailable
 from slackwater.runtime import logs
 from slackwater.v1 import snapshot_pb2
 
-TASK = "snapshot"
 TAKE_BACK_SECONDS = 5.0
 LIMIT = 32
 """Runs at one time."""
@@ -32,37 +40,21 @@ _log = logs.get("runs")
 _Run = snapshot_pb2.Run
 
 
-class _Live:
-    """A run that is not over, or whose freeze is not ended yet."""
-
-    def __init__(self, record: RunRecord) -> None:
-        self.record = record
-        self.changed = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self.work: asyncio.Task[None] | None = None
-        self.end_state: _Run.State.ValueType = _Run.STATE_CANCELLED
-        self.end_reason = "CANCELLED: by CancelRun"
-        self.is_ending = False
-
-    def show(self) -> None:
-        """Wake everybody who watches."""
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-
 class Runs:
     """The runs of the service."""
 
-    def __init__(self, store: RunStore, peers: Peers, events: Events, spawn: Spawn) -> None:
+    def __init__(
+        self, store: RunStore, peers: Peers, events: Events, spawn: Spawn, make_work: MakeWork
+    ) -> None:
         """Nothing runs yet; `spawn` runs a task for as long as the service does."""
         self._store = store
         self._peers = peers
+        self._make_work = make_work
         self._events = events
         self._spawn = spawn
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
         self._draining = False
-        self.ended: dict[str, int] = dict.fromkeys(("SUCCEEDED", "FAILED", "CANCELLED"), 0)
-        self.last_success: dict[str, float] = {}
+        self.counts = Counts()
 
     @property
     def live(self) -> list[snapshot_pb2.Run]:
@@ -86,11 +78,12 @@ class Runs:
                     if not step.HasField("end_time"):
                         step.error = step.error or "INTERRUPTED"
                         step.end_time.GetCurrentTime()
+                close_replicas(record.run)
                 self._store.save(record)
                 self._count(record)
                 _log.warning("run_interrupted", run=record.run.name, holding=record.holding)
-            if record.holding or record.registered:
-                live = self._live[record.id] = _Live(record)
+            if record.has_left:
+                live = self._live[record.id] = Live(record, self._work_of)
                 self._spawn(self._end_left_over(live), f"end {record.id}")
 
     def started_by(self, request_id: str) -> RunRecord | None:
@@ -98,7 +91,7 @@ class Runs:
         return self._store.by_request(request_id) if request_id else None
 
     def start(self, request: snapshot_pb2.StartSnapshotRequest) -> snapshot_pb2.Run:
-        """Start a run of a request that was checked; returns at once.
+        """Start the built-in task with a request that was checked; returns at once.
 
         Raises:
             Unavailable: the service is draining.
@@ -107,6 +100,49 @@ class Runs:
         known = self.started_by(request.request_id)
         if known is not None:
             return known.run
+        self._check_room()
+        run_id = _new_id()
+        kept = snapshot_pb2.StartSnapshotRequest()
+        kept.CopyFrom(request)
+        kept.snapshot_id = request.snapshot_id or f"snap-{run_id}"
+        run = _Run(name=names.resource("tasks", BUILT_IN, "runs", run_id), group=request.group)
+        return self._begin(RunRecord(run_id, kept, run))
+
+    def start_task(
+        self,
+        request: snapshot_pb2.StartTaskRequest,
+        definition: snapshot_pb2.Task,
+        run: snapshot_pb2.Run,
+    ) -> snapshot_pb2.Run:
+        """Start a run of a task that was checked; returns at once.
+
+        Args:
+            request: What asked for it.
+            definition: The task as it is now, with its defaults filled in.
+            run: The run's group, its replicas by link, and the schedule that starts it.
+
+        Raises:
+            Unavailable: the service is draining.
+            FailedPrecondition: too many runs are under way, or one that receives the same messages.
+        """
+        known = self.started_by(request.request_id)
+        if known is not None:
+            return known.run
+        self._check_room()
+        run_id = _new_id()
+        started = _Run()
+        started.CopyFrom(run)
+        started.name = f"{definition.name}/runs/{run_id}"
+        record = RunRecord(run_id, request, started, definition=definition)
+        self._check_alone(started.group, definition.application)
+        self._inherit(record)
+        return self._begin(record)
+
+    def running(self, task: str) -> list[snapshot_pb2.Run]:
+        """Return the runs of a task, `tasks/<task>`, that are not over, newest first."""
+        return [run for run in self.live if run.name.startswith(f"{task}/") and not is_over(run)]
+
+    def _check_room(self) -> None:
         if self._draining:
             raise Unavailable("the snapshot service, which is ending,", "Try again in a moment")
         if len(self._live) >= LIMIT:
@@ -115,22 +151,46 @@ class Runs:
                 f"{LIMIT} runs are under way",
                 "Wait for one, or cancel it: slackwater snapshot cancel RUN",
             )
-        run_id = _new_id()
-        kept = snapshot_pb2.StartSnapshotRequest()
-        kept.CopyFrom(request)
-        kept.snapshot_id = request.snapshot_id or f"snap-{run_id}"
-        run = _Run(
-            name=names.resource("tasks", TASK, "runs", run_id),
-            group=request.group,
-            state=_Run.STATE_PENDING,
-        )
-        run.create_time.GetCurrentTime()
-        record = RunRecord(run_id, kept, run)
+
+    def _check_alone(self, group: str, application: str) -> None:
+        """Two runs would take each other's messages."""
+        for live in self._live.values():
+            record = live.record
+            other = record.definition
+            if record.is_over or other is None or record.run.group != group:
+                continue
+            if other.application == application:
+                raise FailedPrecondition(
+                    "TASK_IS_RUNNING",
+                    f"{record.run.name} receives messages of {application} in {group}",
+                    "Wait for it, or cancel it",
+                )
+
+    def _inherit(self, record: RunRecord) -> None:
+        """Take over names that earlier runs would take back under this one's feet."""
+        assert record.definition is not None, "a task's run has its task"
+        for live in self._live.values():
+            earlier = live.record
+            if earlier.run.group != record.run.group:
+                continue
+            names_left = [
+                row
+                for row in earlier.remains
+                if row.kind is Kind.NAME and row.name == record.definition.application
+            ]
+            record.remains += [row for row in names_left if row not in record.remains]
+            earlier.remains = [row for row in earlier.remains if row not in names_left]
+            if names_left:
+                self._store.save(earlier)
+
+    def _begin(self, record: RunRecord) -> snapshot_pb2.Run:
+        record.run.state = _Run.STATE_PENDING
+        record.run.create_time.GetCurrentTime()
         self._store.save(record)
-        live = self._live[run_id] = _Live(record)
+        live = self._live[record.id] = Live(record, self._work_of)
         self._publish(record)
-        self._spawn(self._supervise(live), f"run {run_id}")
-        return run
+        self._spawn(self._supervise(live), f"run {record.id}")
+        return record.run
 
     def get(self, name: str) -> snapshot_pb2.Run:
         """Return a run by its resource name.
@@ -141,12 +201,14 @@ class Runs:
         """
         return self._record(name).run
 
-    def page(self, group: str, size: int, token: str) -> tuple[list[snapshot_pb2.Run], str]:
-        """Return runs, newest first, and the next page's token."""
-        records = self._store.page(group, token, size + 1)
+    def page(
+        self, task: str, group: str, size: int, token: str
+    ) -> tuple[list[snapshot_pb2.Run], str]:
+        """Return runs without their outputs, newest first, and the next page's token."""
+        records = self._store.page(task, group, token, size + 1)
         shown = records[:size]
         return (
-            [self._newest(record).run for record in shown],
+            [brief(self._newest(record).run) for record in shown],
             shown[-1].id if len(records) > size else "",
         )
 
@@ -205,48 +267,49 @@ class Runs:
             task.cancel()
         await asyncio.gather(*hanging, return_exceptions=True)
 
-    async def _supervise(self, live: _Live) -> None:
+    async def _supervise(self, live: Live) -> None:
         """Do the work; then, whatever became of it, end the freeze; then show how it ended."""
         live.task = asyncio.current_task()
         record = live.record
         state, error = _Run.STATE_SUCCEEDED, ""
         try:
             async with asyncio.TaskGroup() as group:
-                live.work = group.create_task(self._cycle(live).work(), name=record.id)
+                live.work = group.create_task(live.cycle.work(), name=record.id)
             if live.work.cancelled():
                 state, error = live.end_state, live.end_reason
         except* grpc.aio.AioRpcError as failed:
-            state, error = _Run.STATE_FAILED, _first(failed, self._peers)
+            state, error = _Run.STATE_FAILED, first_sentence(failed, self._peers)
         except* SlackwaterError as failed:
-            state, error = _Run.STATE_FAILED, _first(failed, self._peers)
+            state, error = _Run.STATE_FAILED, first_sentence(failed, self._peers)
         await self._end(live, state, error)
 
-    async def _end_left_over(self, live: _Live) -> None:
+    async def _end_left_over(self, live: Live) -> None:
         """End what a run of an earlier process left."""
         live.task = asyncio.current_task()
         await self._end(live)
 
     async def _end(
         self,
-        live: _Live,
+        live: Live,
         state: _Run.State.ValueType = _Run.STATE_FAILED,
         error: str = "",
     ) -> None:
         """End what a run holds, then the run."""
         live.is_ending = True
-        record, cycle = live.record, self._cycle(live)
+        record, cycle = live.record, live.cycle
         await cycle.end_freeze()
         with contextlib.suppress(TimeoutError):
             # Nobody waits for this, so a run does not go on for it while the Secondary is away.
             async with asyncio.timeout(TAKE_BACK_SECONDS):
-                await cycle.take_back_name()
+                await cycle.take_back()
         if not record.is_over:
             record.run.state = state
             record.run.error = error
             record.run.end_time.GetCurrentTime()
+            close_replicas(record.run)
             self._count(record)
         self._save(live)
-        await cycle.take_back_name()
+        await cycle.take_back()
         self._live.pop(record.id, None)
         self._save(live)
         _log.info(
@@ -257,10 +320,10 @@ class Runs:
             snapshot=record.run.snapshot,
         )
 
-    def _cycle(self, live: _Live) -> Cycle:
-        return Cycle(live.record, self._peers, lambda: self._save(live))
+    def _work_of(self, live: Live) -> Work:
+        return self._make_work(live.record, lambda: self._save(live))
 
-    def _save(self, live: _Live) -> None:
+    def _save(self, live: Live) -> None:
         self._store.save(live.record)
         self._publish(live.record)
         live.show()
@@ -278,15 +341,12 @@ class Runs:
         )
 
     def _count(self, record: RunRecord) -> None:
-        state = _Run.State.Name(record.run.state).removeprefix("STATE_")
-        self.ended[state] += 1
-        if record.run.state == _Run.STATE_SUCCEEDED:
-            self.last_success[record.run.group.removeprefix("groups/")] = time.time()
+        self.counts.add(record.run)
 
     def _record(self, name: str) -> RunRecord:
         task, run_id = names.parse("name", name, "tasks", "runs")
-        record = self._store.get(run_id) if task == TASK else None
-        if record is None:
+        record = self._store.get(run_id)
+        if record is None or record.task != task:
             raise NotFound("run", name, "List the runs with: slackwater snapshot runs")
         return self._newest(record)
 
@@ -299,13 +359,3 @@ class Runs:
 def _new_id() -> str:
     """An id that is greater than those before, unique, and a DNS label."""
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(4).hex()}"
-
-
-def _first(failed: BaseExceptionGroup[Exception], peers: Peers) -> str:
-    """The sentence of the one error that the work ended with."""
-    error = failed.exceptions[0]
-    if isinstance(error, BaseExceptionGroup):
-        return _first(error, peers)
-    if isinstance(error, grpc.aio.AioRpcError):
-        return sentence(error, peers.secondary)
-    return f"{getattr(error, 'reason', 'FAILED')}: {error}"

@@ -10,10 +10,12 @@ from google.protobuf.message import Message
 
 import slackwater
 from services.snapshot.events import Events
+from services.snapshot.live import brief
 from services.snapshot.peers import Peers
-from services.snapshot.runs import TASK, Runs
+from services.snapshot.runs import Runs
 from services.snapshot.tasks.catalogue import Catalogue
 from services.snapshot.tasks.servicer import TaskServicer
+from services.snapshot.tasks.starting import Starter
 from slackwater import names
 from slackwater.errors import AlreadyExists, InvalidRequest
 from slackwater.v1 import secondary_pb2
@@ -33,9 +35,11 @@ T = TypeVar("T", bound=Message)
 class SnapshotServicer(TaskServicer):
     """The service; schedules, checks, mirrors and retention come later."""
 
-    def __init__(self, runs: Runs, catalogue: Catalogue, peers: Peers, events: Events) -> None:
+    def __init__(
+        self, runs: Runs, catalogue: Catalogue, starter: Starter, peers: Peers, events: Events
+    ) -> None:
         """Serve these runs and tasks."""
-        super().__init__(catalogue)
+        super().__init__(catalogue, starter, peers)
         self._runs = runs
         self._peers = peers
         self._events = events
@@ -66,12 +70,11 @@ class SnapshotServicer(TaskServicer):
         del context
         if request.group:
             names.group("group", request.group)
-        if request.task and names.parse("task", request.task, "tasks") != (TASK,):
-            return api.ListRunsResponse()  # the built-in task is the only one in this release
+        task = names.parse("task", request.task, "tasks")[0] if request.task else ""
         if request.page_size < 0:
             raise InvalidRequest("page_size", f"{request.page_size} is negative")
         size = min(request.page_size or PAGE_DEFAULT, PAGE_LIMIT)
-        runs, token = self._runs.page(request.group, size, request.page_token)
+        runs, token = self._runs.page(task, request.group, size, request.page_token)
         return api.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def WatchRun(
@@ -147,7 +150,7 @@ class SnapshotServicer(TaskServicer):
         answer = api.SnapshotServiceGetStatusResponse(
             primary=self._peers.primary.as_status(),
             secondary=self._peers.secondary.as_status(),
-            runs=self._runs.live[:SHOWN_RUNS],
+            runs=[brief(run) for run in self._runs.live[:SHOWN_RUNS]],
             version=slackwater.__version__,
             problems=self._catalogue.problems,
         )

@@ -54,7 +54,28 @@ def _check_address(address: str) -> str:
     return address
 
 
+def split_link_addresses(text: str) -> dict[str, str]:
+    """Return the address of each link of `link=host:port,...`.
+
+    Raises:
+        ValueError: It does not have that form.
+    """
+    found: dict[str, str] = {}
+    for entry in filter(None, text.split(",")):
+        link, equals, address = entry.partition("=")
+        if not equals or not link:
+            raise ValueError(f"{entry!r} is not link=host:port, for example site-b=10.0.0.2:7461")
+        found[link] = _check_address(address)
+    return found
+
+
+def _check_link_addresses(text: str) -> str:
+    split_link_addresses(text)
+    return text
+
+
 Address = Annotated[str, AfterValidator(_check_address)]
+LinkAddresses = Annotated[str, AfterValidator(_check_link_addresses)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 LogBytes = Annotated[ByteSize, Field(ge=64 * _MIB)]
 Percent = Annotated[int, Field(ge=1, le=99)]
@@ -210,6 +231,12 @@ class SnapshotConfig(BaseServiceConfig):
     secondary: Address = Field("127.0.0.1:7461", description="host:port of the Secondary")
     tasks_dir: Path | None = Field(
         None, description="directory of tasks, one below it each; unset: tasks in data_dir"
+    )
+    command_user: str | None = Field(
+        None, description="user that commands of tasks run as; unset: this service's, not root"
+    )
+    link_addresses: LinkAddresses = Field(
+        "", description="link=host:port,...: Secondaries not reached by their link's endpoint"
     )
 
 

@@ -75,6 +75,13 @@ class CertificateStore:
         context.sni_callback = self._choose
         return context
 
+    def client_context(self) -> ssl.SSLContext:
+        """A context for one TLS connection over a socket to a server that proves its name."""
+        context = ssl.create_default_context(cafile=str(self._files.authority))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._files.certificate, self._files.key)
+        return context
+
     def _choose(
         self, secured: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
     ) -> None:

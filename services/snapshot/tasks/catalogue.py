@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.snapshot.documents import Documents
+from services.snapshot.store import BUILT_IN
 from services.snapshot.tasks import model, trust, yamlfile
 from slackwater import names
 from slackwater.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
@@ -193,7 +194,7 @@ def sentence(problem: FileProblem) -> str:
 def _checked(task: Task) -> Task:
     """Return a task of the API as it will be kept."""
     (task_id,) = names.parse("task.name", task.name, "tasks")
-    if task_id == model.BUILT_IN:
+    if task_id == BUILT_IN:
         raise InvalidRequest("task.name", f"{task_id!r} is the built-in task", "Choose another")
     model.check(task)
     kept = Task()
@@ -263,7 +264,7 @@ def _task(file: Path) -> Task:
         problem = trust.distrust(path)
         if problem:
             raise yamlfile.BadFile(0, "", f"{path} {problem}", f"chmod go-w {path}, or chown it")
-    if task_id == model.BUILT_IN:
+    if task_id == BUILT_IN:
         raise yamlfile.BadFile(
             0, "", "the built-in task has this name", "Give the directory another"
         )

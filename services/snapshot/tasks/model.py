@@ -21,9 +21,6 @@ from slackwater.v1 import common_pb2, snapshot_pb2
 Task = snapshot_pb2.Task
 TaskStep = snapshot_pb2.TaskStep
 
-BUILT_IN = "snapshot"
-"""The task of StartSnapshot; its name is taken."""
-
 FREEZE = common_pb2.MESSAGE_BEHAVIOUR_FREEZE
 NOTIFY = common_pb2.MESSAGE_BEHAVIOUR_NOTIFY
 SNAPSHOT = common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT

@@ -1,17 +1,27 @@
 """The rpcs of tasks."""
 
+from typing import Any
+
+import grpc
+
+from services.snapshot.peers import Peers
 from services.snapshot.planned import PlannedServicer
 from services.snapshot.tasks.catalogue import Catalogue
+from services.snapshot.tasks.starting import Starter
 from slackwater.runtime import calls
 from slackwater.v1 import snapshot_pb2 as api
 
+Context = grpc.aio.ServicerContext[Any, Any]
+
 
 class TaskServicer(PlannedServicer):
-    """Makes, shows, changes and removes tasks."""
+    """Makes, shows, changes, removes and starts tasks."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, starter: Starter, peers: Peers) -> None:
         """Serve these tasks."""
         self._catalogue = catalogue
+        self._starter = starter
+        self._primary = peers.primary
         self._answered = calls.Remembered()
 
     async def CreateTask(
@@ -77,3 +87,14 @@ class TaskServicer(PlannedServicer):
         if not request.validate_only:
             self._answered.put("DeleteTask", request.request_id, answer)
         return answer
+
+    async def StartTask(
+        self, request: api.StartTaskRequest, context: Context
+    ) -> api.StartTaskResponse:
+        """Start a run, or say what it would do."""
+        try:
+            if request.validate_only:
+                return api.StartTaskResponse(plan=await self._starter.plan(request))
+            return api.StartTaskResponse(run=await self._starter.start(request))
+        except grpc.aio.AioRpcError as error:
+            await self._primary.relay(error, context)

@@ -63,6 +63,8 @@ class FakeService:
                 found = answer(request) if callable(answer) else answer
             except SlackwaterError as error:
                 found = error
+            if isinstance(found, grpc.StatusCode):  # as gRPC itself says it: without our details
+                context.abort(found, "")
             if isinstance(found, SlackwaterError):
                 context.abort_with_status(rpc_status.to_status(status.to_status(found)))
             return found

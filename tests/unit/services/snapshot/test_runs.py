@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.snapshot import cycle
+from services.snapshot import steps
 from services.snapshot.store import RunRecord, RunStore
 from slackwater.errors import AlreadyExists, FailedPrecondition, NoSpace, Unavailable
 from slackwater.storage.real import RealStorage
@@ -31,8 +31,8 @@ def secondary() -> Secondary:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cycle, "FIRST_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(cycle, "LAST_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(steps, "FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(steps, "LAST_RETRY_SECONDS", 0.05)
 
 
 def test_snapshot_now_is_a_crash_point(tmp_path: Path, secondary: Secondary) -> None:
@@ -321,7 +321,7 @@ def test_store_keeps_the_newest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("services.snapshot.store.KEPT", 3)
     store = RunStore(RealStorage(), tmp_path)
     for number in range(6):
-        run = Run(name=f"r{number}", state=Run.STATE_SUCCEEDED)
+        run = Run(name=f"tasks/snapshot/runs/r{number}", state=Run.STATE_SUCCEEDED)
         store.save(RunRecord(f"r{number}", snapshot_pb2.StartSnapshotRequest(), run))
-    assert [record.id for record in store.page("", "", 10)] == ["r5", "r4", "r3"]
+    assert [record.id for record in store.page("", "", "", 10)] == ["r5", "r4", "r3"]
     store.close()

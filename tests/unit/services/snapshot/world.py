@@ -192,10 +192,10 @@ class World:
 
 @asynccontextmanager
 async def world(
-    data_dir: Path, secondary: Secondary, primary: str = "127.0.0.1:1"
+    data_dir: Path, secondary: Secondary, primary: str = "127.0.0.1:1", **settings: object
 ) -> AsyncIterator[World]:
     """The service, from its start to the end of its drain."""
-    flags = {
+    flags: dict[str, object] = {
         "data-dir": data_dir,
         "listen": "127.0.0.1:0",
         "health-listen": "127.0.0.1:0",
@@ -203,6 +203,7 @@ async def world(
         "primary": primary,
         "secondary": secondary.service.address,
         "grace-seconds": 4,
+        **{name.replace("_", "-"): value for name, value in settings.items()},
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     config = parse_arguments(SnapshotConfig, words)
@@ -228,13 +229,14 @@ def play(
     data_dir: Path,
     scene: Callable[[World], Coroutine[Any, Any, Any]],
     secondary: Secondary | None = None,
+    **settings: Any,
 ) -> Any:
     """Run a scene in a world; returns what the scene returns."""
     known = secondary or Secondary()
 
     async def main() -> Any:
         async with asyncio.timeout(50):
-            async with world(data_dir, known) as found:
+            async with world(data_dir, known, **settings) as found:
                 return await scene(found)
 
     try:

@@ -1,0 +1,139 @@
+"""From a request to a run: which task, which group, which links; all checked before it starts."""
+
+from collections.abc import Sequence
+
+from services.snapshot.peers import Peers, Secondaries
+from services.snapshot.runs import Runs
+from services.snapshot.tasks import model, plan, trust
+from services.snapshot.tasks.catalogue import Catalogue
+from slackwater import names
+from slackwater.errors import FailedPrecondition, InvalidRequest
+from slackwater.runtime import calls
+from slackwater.v1 import common_pb2, primary_pb2, resources_pb2, snapshot_pb2
+
+CALL_SECONDS = 15.0
+
+Request = snapshot_pb2.StartTaskRequest
+Link = resources_pb2.Link
+
+
+class Starter:
+    """Starts runs of tasks, for callers and for schedules."""
+
+    def __init__(
+        self, catalogue: Catalogue, runs: Runs, peers: Peers, secondaries: Secondaries
+    ) -> None:
+        """Start runs in `runs`."""
+        self._catalogue = catalogue
+        self._runs = runs
+        self._peers = peers
+        self._secondaries = secondaries
+
+    async def start(self, request: Request, schedule: str = "") -> snapshot_pb2.Run:
+        """Start a run, for a caller or for the schedule named; a repeated request gets the first.
+
+        Raises:
+            grpc.aio.AioRpcError: the Primary does not know the group, or does not answer.
+            SlackwaterError: it cannot be started.
+        """
+        calls.check_request_id(request.request_id)
+        known = self._runs.started_by(request.request_id)
+        if known is not None:
+            return known.run
+        task, run = await self._prepare(request)
+        run.schedule = schedule
+        return self._runs.start_task(request, task, run)
+
+    async def plan(self, request: Request) -> list[snapshot_pb2.PlannedStep]:
+        """Return what a run would do.
+
+        Raises:
+            grpc.aio.AioRpcError, SlackwaterError: as `start` would.
+        """
+        calls.check_request_id(request.request_id)
+        task, run = await self._prepare(request)
+        return plan.plan(task, run.group, [row.link for row in run.replicas])
+
+    async def _prepare(self, request: Request) -> tuple[snapshot_pb2.Task, snapshot_pb2.Run]:
+        await self._catalogue.refresh()
+        task = model.effective(self._catalogue.get(request.name))
+        group = _group(request, task)
+        await calls.in_thread(self._check_programs, task)
+        run = snapshot_pb2.Run(group=group)
+        for link in _chosen(request, task, await self._links(group)):
+            identity = _id(link)
+            address = self._secondaries.address(identity, link.endpoint)
+            run.replicas.add(link=identity, endpoint=address, state=snapshot_pb2.Run.STATE_PENDING)
+        return task, run
+
+    async def _links(self, group: str) -> list[Link]:
+        found: list[Link] = []
+        request = primary_pb2.ListLinksRequest(group=group, page_size=1000)
+        while True:
+            answer = await self._peers.primary_api.ListLinks(request, timeout=CALL_SECONDS)
+            found += answer.links
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    def _check_programs(self, task: snapshot_pb2.Task) -> None:
+        """Refuse now what would be refused in the middle."""
+        directory = self._catalogue.directory_of(model.id_of(task))
+        for phase in model.PHASES:
+            for number, step in enumerate(getattr(task, phase)):
+                if not step.HasField("command"):
+                    continue
+                problem = trust.program_problem(directory, step.command.arguments[0])
+                if problem:
+                    raise FailedPrecondition(
+                        "COMMAND_REFUSED",
+                        f"{phase}[{number}].command: {problem}",
+                        "Mend it; docs/tasks.md says whose programs run",
+                    )
+
+
+def _group(request: Request, task: snapshot_pb2.Task) -> str:
+    if request.group:
+        names.group("group", request.group)
+    if request.group and task.group and request.group != task.group:
+        raise InvalidRequest(
+            "group", f"{request.group} is not the task's, which is {task.group}", "Leave it out"
+        )
+    found = request.group or task.group
+    if not found:
+        raise InvalidRequest("group", "is empty, and the task names none", "Name the group")
+    return found
+
+
+def _chosen(request: Request, task: snapshot_pb2.Task, links: Sequence[Link]) -> list[Link]:
+    """Return the links that a run takes in: those named, all, the task's, or the only one."""
+    by_id = {_id(link): link for link in links}
+    attached = [link for link in links if link.state != common_pb2.LINK_STATE_DETACHED]
+    if request.links and request.all_links:
+        raise InvalidRequest("all_links", "is true, and links are named", "Give one of the two")
+    if request.all_links or not by_id:
+        if not attached:
+            raise FailedPrecondition(
+                "NO_LINK", "the group has no attached link", "Make one: slackwater link create"
+            )
+        return attached
+    field, wanted = ("links", request.links) if request.links else ("task.links", task.links)
+    if not wanted:
+        if len(by_id) > 1:
+            raise InvalidRequest(
+                "links", f"the group has {', '.join(sorted(by_id))}", "Name some, or all_links"
+            )
+        return list(links)
+    for number, identity in enumerate(wanted):
+        if identity not in by_id:
+            known = ", ".join(sorted(by_id))
+            raise InvalidRequest(
+                f"{field}[{number}]", f"there is no link {identity!r}", f"There are: {known}"
+            )
+        if identity in wanted[:number]:
+            raise InvalidRequest(f"{field}[{number}]", f"{identity!r} is named twice")
+    return [by_id[identity] for identity in wanted]
+
+
+def _id(link: Link) -> str:
+    return link.name.rpartition("/")[2]
