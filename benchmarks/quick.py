@@ -7,7 +7,6 @@ times (log and volume on either side). Absolute figures are this machine's; rati
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import fio
+from benchmarks.figures import percentiles
 from demo.sites import REPOSITORY, Sites
 from demo.usage import Sampler, cpu_seconds
 from slackwater.v1 import common_pb2, primary_pb2, primary_pb2_grpc
@@ -43,7 +43,7 @@ GOALS = (
 
 
 def main() -> int:
-    """Measure, print, write build/bench.json."""
+    """Measure, print, write build/bench.json; 1 if a goal is missed."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=140)
@@ -61,8 +61,7 @@ def main() -> int:
             sites.stop()
     report["seconds"] = round(time.monotonic() - begun, 1)
     (build / "bench.json").write_text(json.dumps(report, indent=2) + "\n")
-    _show(console, report)
-    return 0
+    return _show(console, report)
 
 
 def _write_image(image: Path) -> None:
@@ -123,7 +122,7 @@ def _measure(
                     if runs:
                         results[who][load.name] = fio.median(runs)
                 if load.writes:
-                    lags[load.name] = _percentiles(samples)
+                    lags[load.name] = percentiles([1000 * sample for sample in samples])
                 console.print(f"{load.name}: done")
     peaks = {role: round(peak / (1 << 20), 1) for role, peak in memory.peaks.items()}
     report = _report(results)
@@ -219,16 +218,6 @@ def _lag(primary: primary_pb2_grpc.PrimaryServiceStub, samples: list[float]) -> 
         thread.join()
 
 
-def _percentiles(samples: list[float]) -> dict[str, float]:
-    busy = sorted(sample for sample in samples if sample > 0)
-    if not busy:
-        return {"p50": 0.0, "p99": 0.0}
-    return {
-        "p50": round(statistics.median(busy) * 1000, 2),
-        "p99": round(busy[min(len(busy) - 1, int(len(busy) * 0.99))] * 1000, 2),
-    }
-
-
 def _report(measured: dict[str, dict[str, fio.Result]]) -> dict[str, object]:
     ratios = {
         load: {
@@ -248,7 +237,8 @@ def _report(measured: dict[str, dict[str, fio.Result]]) -> dict[str, object]:
     return {"ratios": ratios, "goals": goals, "measured": rows}
 
 
-def _show(console: Console, report: dict[str, object]) -> None:
+def _show(console: Console, report: dict[str, object]) -> int:
+    """Print it all; 1 if a goal is missed."""
     measured = report["measured"]
     ratios, lags = report["ratios"], report["lag_ms"]
     assert isinstance(measured, dict) and isinstance(ratios, dict) and isinstance(lags, dict)
@@ -274,12 +264,15 @@ def _show(console: Console, report: dict[str, object]) -> None:
     console.print(f"peak anonymous memory, MiB: {report['peak_anonymous_mib']}")
     goals = report["goals"]
     assert isinstance(goals, list)
+    missed = 0
     for goal in goals:
+        missed += goal["ratio"] < goal["floor"]
         word = "reached" if goal["ratio"] >= goal["floor"] else "MISSED"
         console.print(
             f"{goal['load']} to {goal['against']}: {goal['ratio']} ({word}, {goal['floor']})"
         )
     console.print(f"build/bench.json written, {report['seconds']} s")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -254,9 +254,11 @@ def read_all(client: Client, step_bytes: int = 4 * MIB) -> bytes:
         )
 
 
-def flood(cluster: Cluster, volume: int, total: int, depth: int = 8) -> None:
+def flood(
+    cluster: Cluster, volume: int, total: int, depth: int = 8, piece_bytes: int = MIB
+) -> None:
     """Write that many bytes through one connection, round and round the volume."""
-    piece = bytes(range(256)) * (MIB // 256)
+    piece = bytes(range(256)) * (piece_bytes // 256)
     failures: list[int] = []
 
     def on_done(_tag: int, errno: int) -> None:
@@ -264,10 +266,10 @@ def flood(cluster: Cluster, volume: int, total: int, depth: int = 8) -> None:
             failures.append(errno)
 
     with cluster.device(volume) as device:
-        slots = device.size // MIB
+        slots = device.size // piece_bytes
         with device.pipeline(depth, on_done) as pipeline:
-            for number in range(total // MIB):
-                pipeline.write(number, number % slots * MIB, piece)
+            for number in range(total // piece_bytes):
+                pipeline.write(number, number % slots * piece_bytes, piece)
     assert not failures
 
 
