@@ -50,6 +50,9 @@ _OPTIONS = {
 }
 """How the command line spells the fields of requests; the rest are arguments of the same name."""
 
+_STEPS = {"links": "see which there are: slackwater link list GROUP"}
+"""What to do about a field, where the service has nothing to say that somebody could type."""
+
 
 @dataclass(eq=False)
 class Failure(Exception):
@@ -142,7 +145,7 @@ def from_remote(
         error.code.name,
         error.reason,
         error.field,
-        error.next_step or hint,
+        error.next_step or hint or _STEPS.get(error.field, ""),
     )
 
 

@@ -6,6 +6,7 @@ shells have for it, so that it is not taken for the command's.
 
 import contextlib
 import dataclasses
+import os
 import queue
 import tempfile
 from collections.abc import Iterator
@@ -76,7 +77,10 @@ def regrecv(
     seconds = patience(receive_timeout)
     check(argv[0])
     opening = secondary_pb2.HoldMessageRequest.Open(
-        group=name, application=application, holder=holder or whoami()
+        # Two of us on one host are two holders: a lease is not to be shared.
+        group=name,
+        application=application,
+        holder=holder or f"{whoami()}:{os.getpid()}",
     )
     shift = Shift(session, opening, queue.SimpleQueue())
     with _own_failures(), signals_into(shift.events), shift.registered(), shift.holding():
