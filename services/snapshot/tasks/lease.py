@@ -111,14 +111,14 @@ class Lease:
         try:
             await call.write(Request(open=self._open))
             beats = asyncio.ensure_future(self._beat(call))
-            await call.initial_metadata()
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await call.initial_metadata()
             last_sign = time.monotonic()
             self._waits.set()
             while True:
                 async with asyncio.timeout(SILENCE_SECONDS):
                     answer: Any = await call.read()
                 if answer is grpc.aio.EOF:
-                    await call.wait_for_connection()
                     return last_sign
                 last_sign = time.monotonic()
                 if self._take(answer):

@@ -36,6 +36,7 @@ class Site:
     holder: str = ""
     thaw_as: common_pb2.VerdictState.ValueType = common_pb2.VERDICT_STATE_UNFROZEN
     thaw_now: threading.Event = field(default_factory=threading.Event)
+    break_once: threading.Event = field(default_factory=threading.Event)
     coming: "queue.Queue[there.DeliveredMessage]" = field(default_factory=queue.Queue)
     verdict: Callable[[common_pb2.VerdictState.ValueType], None] = lambda _: None
     outcome: record_pb2.Outcome | None = None
@@ -109,7 +110,7 @@ class Site:
 
     def _answers(self, opened: Any, said: "queue.Queue[str]") -> Iterator[Response]:
         yield Response(heartbeat=Response.Heartbeat())
-        message = None
+        message = delivered(opened.message) if opened.message else None
         while message is None:
             with contextlib.suppress(queue.Empty):
                 message = self.coming.get(timeout=0.01)
@@ -123,6 +124,9 @@ class Site:
             try:
                 word = said.get(timeout=0.01)
             except queue.Empty:
+                if self.break_once.is_set():
+                    self.break_once.clear()
+                    return
                 if self.service.stopping.is_set():
                     return
                 continue

@@ -1,5 +1,6 @@
 """Runs of tasks against a fake Primary and fake Secondaries: the order, and each way to fail."""
 
+import getpass
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,29 @@ def test_freeze_that_ends_under_a_step_ends_the_step(tmp_path: Path, desk: Desk)
     assert over.state == Run.STATE_FAILED
     assert "FREEZE_LOG_LIMIT" in over.error
     assert over.replicas[0].verdict == common_pb2.VERDICT_STATE_FREEZE_LOG_LIMIT
+
+
+def test_stream_that_breaks_is_opened_again_and_the_freeze_goes_on(
+    tmp_path: Path, desk: Desk
+) -> None:
+    gate = tmp_path / "gate"
+    tmp_path.chmod(0o755)
+    program(tmp_path / "data", "at.sh", f"while [ ! -e {gate} ]; do sleep 0.05; done")
+
+    async def scene(world: World) -> Run:
+        made = task(onfreeze=["snapshot", ["at.sh"]])
+        await world.api.CreateTask(snapshot_pb2.CreateTaskRequest(task=made))
+        begun = await start(world)
+        await world.until(lambda: bool(desk.site.snapshots))
+        desk.site.break_once.set()
+        await world.until(lambda: desk.site.calls.count("HoldMessage") == 2)
+        assert desk.site.frozen_at == SENT
+        gate.touch()
+        return await world.end(begun)
+
+    over = act(tmp_path, desk, scene, command_user=getpass.getuser())
+    assert (over.state, over.error) == (Run.STATE_SUCCEEDED, "")
+    assert over.replicas[0].verdict == common_pb2.VERDICT_STATE_UNFROZEN
 
 
 def test_message_of_an_interrupted_run_is_unfrozen_and_not_worked_on(
