@@ -381,7 +381,7 @@ class RunStep(_message.Message):
     error: _builtins.str
     """Why it failed; empty otherwise."""
     output: _builtins.str
-    """What a command printed, at most 64 KiB."""
+    """What a command printed, at most 64 KiB; left out in lists and GetStatus."""
     link: _builtins.str
     """Id of the link it is done for; empty: once for the run."""
     where: _builtins.str

@@ -50,7 +50,7 @@ def recognise(head: bytes) -> FileSystem | None:
         flags = int.from_bytes(head[_EXT_INCOMPATIBLE : _EXT_INCOMPATIBLE + 4], "little")
         if flags & _EXT_NEEDS_RECOVERY:
             # As a mount would: without its journal a point in the write order has loose ends.
-            return FileSystem("ext", (("e2fsck", "-E", "journal_only"), check), "e2fsprogs")
+            return FileSystem("ext", (("e2fsck", "-p", "-E", "journal_only"), check), "e2fsprogs")
         return FileSystem("ext", (check,), "e2fsprogs")
     if head[:4] == b"XFSB":
         return FileSystem("xfs", (("xfs_repair", "-n", "-f"),), "xfsprogs")
