@@ -1,7 +1,12 @@
 """Everything can be done with grpcurl: list, describe, and the whole demo by unary calls."""
 
 import base64
+import os
+import re
+import subprocess
+import sysconfig
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +15,9 @@ from tests.support.grpcurl import Grpcurl, GrpcurlError
 from tests.support.processes import APPLICATION, GROUP, LINK, MIB, Cluster, wait_until
 
 pytestmark = pytest.mark.timeout(180)
+
+GRPCURL_PAGE = (Path(__file__).parents[2] / "docs/grpcurl.md").read_text()
+LATER = {"HoldMessage", "HoldQuiesce"}
 
 SERVED = {
     "primary": ("PrimaryService", primary_pb2),
@@ -133,6 +141,40 @@ def _has_no_lag(primary: Grpcurl, secondary: Grpcurl) -> bool:
 def _is_final(primary: Grpcurl, message: str) -> bool:
     answer = primary.call("PrimaryService/GetMessage", {"name": message})
     return bool(answer["message"].get("final"))
+
+
+def test_recipes_of_the_page_run_as_they_stand(cluster: Cluster) -> None:
+    """docs/grpcurl.md: every call about messages, in one shell."""
+    cluster.replicate(data=MIB)
+    recipes = re.findall(r"^```sh\n(.*?)^```", GRPCURL_PAGE, re.MULTILINE | re.DOTALL)
+    call = re.findall(r"^call\(\) .*$", GRPCURL_PAGE, re.MULTILINE)
+    done = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", "\n".join([*call, *recipes])],
+        env={
+            **os.environ,
+            "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
+            "P": cluster.primary.endpoints.grpc,
+            "S": cluster.secondary.endpoints.grpc,
+            "M": cluster.snapshot.endpoints.grpc,
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for answer in ("VERDICT_STATE_NOTIFIED", "VERDICT_STATE_UNFROZEN", '"text": "go"', "/wD+"):
+        assert answer in done.stdout
+    assert not cluster.group_status().pending_messages
+
+
+@pytest.mark.parametrize("service", ["PrimaryService", "SecondaryService"])
+def test_every_call_about_messages_is_on_the_page(service: str) -> None:
+    module = {"PrimaryService": primary_pb2, "SecondaryService": secondary_pb2}[service]
+    for method in module.DESCRIPTOR.services_by_name[service].methods_by_name:
+        if re.search("Message|Application|Quiesce|Unfreeze|StopReceive", method):
+            assert method in LATER or f"{service}/{method}" in GRPCURL_PAGE, method
 
 
 def test_reading_the_log_shows_typed_records(cluster: Cluster) -> None:
