@@ -53,7 +53,7 @@ test-e2e: setup ## real processes, real clients
 cover: setup ## branch coverage of the tests without processes
 	@coverage run -m pytest -m "not e2e" && coverage report
 
-bench-quick: setup ## ratios to fio and nbdkit in under four minutes
+bench-quick: setup ## ratios to fio and nbdkit in under four minutes; 1 if a goal is missed
 	@python -m benchmarks.quick
 
 bench: bench-quick ## the same

@@ -23,6 +23,9 @@ from pydantic_settings import (
 from slackwater.runtime.tls import TlsFiles
 
 ENVIRONMENT_PREFIX = "SLACKWATER_"
+UNIX_PATH_BYTES = 107
+"""Longest path of a unix socket on Linux (unix(7), `sun_path` without its end)."""
+
 _MIB = 1 << 20
 
 
@@ -74,7 +77,16 @@ def _check_link_addresses(text: str) -> str:
     return text
 
 
+def _check_socket_path(path: Path | None) -> Path | None:
+    if path is not None and len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        raise ValueError(
+            f"{path} is longer than the {UNIX_PATH_BYTES} bytes that a socket may have"
+        )
+    return path
+
+
 Address = Annotated[str, AfterValidator(_check_address)]
+SocketPath = Annotated[Path | None, AfterValidator(_check_socket_path)]
 LinkAddresses = Annotated[str, AfterValidator(_check_link_addresses)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 LogBytes = Annotated[ByteSize, Field(ge=64 * _MIB)]
@@ -160,7 +172,7 @@ class _StorageServiceConfig(BaseServiceConfig):
     """What the two services that hold groups are told."""
 
     nbd_listen: Address = Field("127.0.0.1:0", description="host:port of NBD")
-    nbd_socket: Path | None = Field(None, description="unix socket of NBD")
+    nbd_socket: SocketPath = Field(None, description="unix socket of NBD")
     nbd_connections: int = Field(64, ge=1, description="NBD clients at the same time")
     log_bytes: LogBytes = Field(
         ByteSize(1024 * _MIB), description="log of a new group, if its creator names no size"

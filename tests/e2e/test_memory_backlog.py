@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from demo.usage import Sampler
+from slackwater.v1 import common_pb2
 from tests.support.processes import DATA, MIB, WAL, Cluster, flood, pause, wait_until
 
 pytestmark = [pytest.mark.timeout(400)]
@@ -90,14 +91,23 @@ def test_backlog_of_small_writes_builds_and_drains_in_bounded_memory(cluster: Cl
 
 
 def test_full_sync_under_small_writes_runs_in_bounded_memory(cluster: Cluster) -> None:
-    """Regions, records and a log that overflows, all at once."""
+    """Regions and records of four times a log, all at once."""
     cluster.start()
     cluster.create_group(log_bytes=64 * MIB, data=VOLUME_BYTES, wal=VOLUME_BYTES)
     flood_from_many(cluster, 2 * VOLUME_BYTES)
     with Sampler(readings(cluster)) as sampler:
         cluster.create_link()
         wait_until("a sync runs", lambda: cluster.link().sync.total_bytes > 0)
-        flood_from_many(cluster, SMALL_WRITES_BYTES, 8, 32, SMALL_WRITE_BYTES)
+        synced = []
+        flood = threading.Thread(
+            target=flood_from_many, args=(cluster, SMALL_WRITES_BYTES, 8, 32, SMALL_WRITE_BYTES)
+        )
+        flood.start()
+        while flood.is_alive():
+            synced.append(cluster.link().state == common_pb2.LINK_STATE_SYNCING)
+            flood.join(0.05)
         cluster.wait_streaming()
     refuse_too_much(sampler)
+    assert any(synced), "no sync ran while the writers wrote"
+    assert cluster.read_volume("data", "secondary") == cluster.read_volume("data")
     assert cluster.read_volume("wal", "secondary") == cluster.read_volume("wal")

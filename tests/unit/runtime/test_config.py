@@ -95,6 +95,14 @@ def test_bad_setting_is_refused_by_name(
     assert word in refused(capsys, *argv)
 
 
+def test_socket_path_longer_than_a_socket_may_have_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    longest = "/" + (config.UNIX_PATH_BYTES - 1) * "s"
+    assert primary("--nbd-socket", longest).nbd_socket == Path(longest)
+    assert "--nbd-socket" in refused(capsys, "--nbd-socket", longest + "s")
+
+
 def test_unknown_key_in_the_file_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
