@@ -48,6 +48,8 @@ class Primary:
             int(config.window_bytes),
             log,
             writeback_tcp=config.nbd_writeback_tcp,
+            messages_kept=config.messages_kept,
+            agent_grace_seconds=config.agent_grace_seconds,
         )
         tls = service.certificates
         self._nbd = Server(
@@ -64,6 +66,8 @@ class Primary:
         service.add("groups", self._start_groups, self._stop_groups)
         service.serve(self._register, [SERVICE])
         service.add("nbd", self._start_nbd, self._stop_nbd)
+        # Stopped first: sessions have no end of their own, and a round that runs is seen through.
+        service.add("agents", self._start_agents, self._stop_agents)
 
     def _register(self, server: grpc.aio.Server) -> None:
         servicer = PrimaryServicer(self._node, self._config)
@@ -91,6 +95,12 @@ class Primary:
         del grace
         await asyncio.to_thread(self._senders.stop)
         await asyncio.to_thread(self._node.close)
+
+    async def _start_agents(self) -> None:
+        """They come by themselves."""
+
+    async def _stop_agents(self, grace: float) -> None:
+        await self._node.end_agents(grace / 2)
 
     async def _start_nbd(self) -> None:
         mode = TlsMode.OFF if self._service.certificates is None else TlsMode.REQUIRED

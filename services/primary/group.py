@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import structlog
 
 from services.primary.links import PrimaryLink
-from services.primary.messages import MessageDesk
+from services.primary.messages import PENDING, MessageDesk
+from services.primary.quiesce import INTERRUPTED, QuiesceDesk
 from services.primary.senders import SenderPool
 from services.primary.uses import VolumeUses
 from slackwater import names
@@ -41,6 +42,8 @@ class Shared:
     events: EventHub
     window_bytes: int
     log: structlog.BoundLogger
+    messages_kept: int
+    agent_grace_seconds: float
 
 
 class PrimaryGroup:
@@ -65,7 +68,11 @@ class PrimaryGroup:
         self._problem_told = ""
         self.writer.links_floor = self._floor
         self.writer.log_pressure = self._let_go
+        self.messages_kept = shared.messages_kept
+        self.database.keep_messages(self.messages_kept, PENDING)
         self.messages = MessageDesk(self, shared.events)
+        self.quiesce = QuiesceDesk(self, shared.events, shared.log, shared.agent_grace_seconds)
+        self.quiesce.rounds_total[INTERRUPTED] = group.revoked_messages
         for row in self.database.links():
             self._start_link(row, self._new_slot())
         self._thread = threading.Thread(
@@ -115,6 +122,7 @@ class PrimaryGroup:
                 self.writer.maintain()
                 for link in list(self.links.values()):
                     link.store_acked()
+                self.messages.settle_outcomes()
             except GroupFailed as failed:
                 self._tell_failure(failed)
             except (SlackwaterError, OSError) as error:  # a full disk may not end this thread

@@ -1,45 +1,39 @@
 """PrimaryService: application names, messages, and looking at the log."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 
 from services.primary import translate
-from services.primary.checks import check_known
+from services.primary.agent_servicer import AgentServicer
 from services.primary.group import PrimaryGroup
 from services.primary.node import PrimaryNode
 from services.primary.once import once
+from services.primary.quiesce import Quiesced
+from services.primary.sending import FENCE_LIMIT_SECONDS, SendOrder
 from slackwater import names
 from slackwater.errors import InvalidRequest, OutOfRange
-from slackwater.ibc.messages import (
-    DELIVER_TIMEOUT_SECONDS,
-    FREEZE_TIMEOUT_SECONDS,
-    UNREGISTERED_TIMEOUT_SECONDS,
-    Behaviour,
-    Send,
-)
+from slackwater.group.rows import MessageRow
+from slackwater.ibc.judging import Asked, check_asked
 from slackwater.log.reader import LogReader, Trimmed
 from slackwater.runtime import wire
 from slackwater.runtime.calls import in_thread, newest_first, page
 from slackwater.storage.real import RealStorage
-from slackwater.v1 import common_pb2, primary_pb2_grpc, record_pb2, resources_pb2
 from slackwater.v1 import primary_pb2 as api
+from slackwater.v1 import resources_pb2
 
-FENCE_SECONDS = 1.0
-FENCE_LIMIT_SECONDS = 60.0
 LOG_BYTES = 1 << 20
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
+class MessageServicer(AgentServicer):
     """The half of `slackwater.v1.PrimaryService` that is about messages."""
 
     def __init__(self, node: PrimaryNode, fence_limit: float) -> None:
         """Serve a node; no fence holds writes longer than `fence_limit` seconds."""
-        self._node = node
+        super().__init__(node)
         self._fence_limit = min(fence_limit, FENCE_LIMIT_SECONDS)
 
     # -- names --------------------------------------------------------------------------------
@@ -93,74 +87,34 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
     ) -> api.SendMessageResponse:
         """Place a message in the stream."""
         group = self._group("group", request.group)
-        if request.HasField("quiesce"):
-            await context.abort(
-                grpc.StatusCode.UNIMPLEMENTED,
-                "quiesce: agents come with a later release; quiesce the application yourself and"
-                " leave quiesce out",
-            )
-        if request.behaviour == common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT:
-            await context.abort(
-                grpc.StatusCode.UNIMPLEMENTED,
-                "behaviour: SNAPSHOT comes with a later release; use FREEZE and take a snapshot"
-                " while frozen",
-            )
-        check_known("behaviour", request.behaviour, common_pb2.MessageBehaviour.values())
-        send, record = self._message(request)
-        fence = self._fence(request)
+        order = SendOrder.of(request, self._fence_limit)
+        if order.asked is None:
+            sent = await in_thread(group.messages.send, order.send, order.record, order.fence)
+            quiesced = Quiesced(sent.row, None)
+        else:
+            quiesced = await self._quiesce(group, order, order.asked)
+        return await in_thread(_answer, group, quiesced)
 
-        def place() -> api.SendMessageResponse:
-            sent = group.messages.send(send, record, fence)
-            answer = api.SendMessageResponse(
-                message=translate.message(group, sent.row, with_body=True)
-            )
-            if answer.message.fenced:
-                answer.fence_held.CopyFrom(answer.message.fence_held)
-            return answer
+    async def _quiesce(self, group: PrimaryGroup, order: SendOrder, asked: Asked) -> Quiesced:
+        """Send in a quiesce round; what is refused without one is refused before it."""
 
-        return await in_thread(place)
+        def find() -> MessageRow | None:
+            return group.messages.known(order.send.request_id)
 
-    def _message(self, request: api.SendMessageRequest) -> tuple[Send, record_pb2.IbcMessage]:
-        body = request.text.encode() if request.WhichOneof("body") == "text" else request.data
-        send = Send(
-            application=request.application,
-            behaviour=Behaviour.NOTIFY
-            if request.behaviour == common_pb2.MESSAGE_BEHAVIOUR_NOTIFY
-            else Behaviour.FREEZE,
-            body=body,
-            links=tuple(request.links),
-            request_id=request.request_id,
-            deliver_timeout_seconds=_seconds(request, "deliver_timeout", DELIVER_TIMEOUT_SECONDS),
-            freeze_timeout_seconds=_seconds(request, "freeze_timeout", FREEZE_TIMEOUT_SECONDS),
-            unregistered_timeout_seconds=_seconds(
-                request, "unregistered_timeout", UNREGISTERED_TIMEOUT_SECONDS
-            ),
+        def check() -> tuple[str, ...]:
+            check_asked(asked, group.messages.applications())
+            return group.messages.check(order.send)
+
+        def place(check_held: Callable[[], None]) -> MessageRow:
+            return group.messages.send(order.send, order.record, order.fence, check_held).row
+
+        known = await in_thread(find)
+        if known is not None and group.database.outcome(known.id) is not None:
+            return Quiesced(known, None)
+        links = order.send.links if known is not None else await in_thread(check)
+        return await group.quiesce.run(
+            replace(asked, links=links), find, place, is_fenced=order.fence is not None
         )
-        record = record_pb2.IbcMessage(
-            application=send.application,
-            behaviour=request.behaviour or common_pb2.MESSAGE_BEHAVIOUR_FREEZE,
-            request_id=send.request_id,
-            deliver_timeout_seconds=send.deliver_timeout_seconds,
-            freeze_timeout_seconds=send.freeze_timeout_seconds,
-            unregistered_timeout_seconds=send.unregistered_timeout_seconds,
-        )
-        if request.WhichOneof("body") == "text":
-            record.text = request.text
-        elif request.WhichOneof("body") == "data":
-            record.data = request.data
-        return send, record
-
-    def _fence(self, request: api.SendMessageRequest) -> float | None:
-        if not request.fence:
-            return None
-        seconds = _seconds(request, "fence_timeout", min(FENCE_SECONDS, self._fence_limit))
-        if not 0 < seconds <= self._fence_limit:
-            raise InvalidRequest(
-                "fence_timeout",
-                f"{seconds:g} s is not more than 0 s and at most {self._fence_limit:g} s",
-                "Writers wait that long; the limit is the service's --fence-seconds",
-            )
-        return seconds
 
     async def GetMessage(
         self, request: api.GetMessageRequest, context: Context
@@ -198,7 +152,7 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
     async def WatchMessage(
         self, request: api.WatchMessageRequest, context: Context
     ) -> AsyncIterator[api.WatchMessageResponse]:
-        """Stream the message now and at every change, until all verdicts are final."""
+        """Stream the message now and at every change, until nothing more can come."""
         owner, message_id = names.child("name", request.name, "messages")
         group = self._node.group(owner)
         last: api.WatchMessageResponse | None = None
@@ -212,22 +166,12 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
                 if now != last:
                     last = now
                     yield now
-                if now.message.final:
+                awaits = now.message.quiesced and not now.message.HasField("judgement")
+                if now.message.final and not awaits:
                     return
                 event = await subscription.get(0.5)
                 while event is not None and event.resource != request.name:
                     event = await subscription.get(0.5)
-
-    async def HoldQuiesce(
-        self, request_iterator: AsyncIterator[api.HoldQuiesceRequest], context: Context
-    ) -> AsyncIterator[api.HoldQuiesceResponse]:
-        """Refuse: agents come with a later release."""
-        yield await self._refuse_agent(context)
-
-    async def _refuse_agent(self, context: Context) -> api.HoldQuiesceResponse:
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, "agents that quiesce come with a later release"
-        )
 
     # -- the log ------------------------------------------------------------------------------
 
@@ -273,16 +217,14 @@ class MessageServicer(primary_pb2_grpc.PrimaryServiceServicer):
             answer.records.append(record)
         return answer
 
-    # -- shared -------------------------------------------------------------------------------
 
-    def _group(self, field: str, name: str) -> PrimaryGroup:
-        return self._node.group(names.group(field, name))
-
-
-def _seconds(request: Message, field: str, default: float) -> float:
-    """Return a Duration field in seconds, or the default if it is unset."""
-    if not request.HasField(field):
-        return default
-    value = getattr(request, field)
-    assert isinstance(value, Duration)
-    return value.seconds + value.nanos / 1e9
+def _answer(group: PrimaryGroup, quiesced: Quiesced) -> api.SendMessageResponse:
+    answer = api.SendMessageResponse(message=translate.message(group, quiesced.row, with_body=True))
+    if quiesced.outcome is not None:  # its row may be owed still
+        answer.message.outcome = quiesced.outcome.state
+        answer.message.judgement.CopyFrom(quiesced.outcome)
+    if answer.message.fenced:
+        answer.fence_held.CopyFrom(answer.message.fence_held)
+    if answer.message.HasField("judgement"):
+        answer.quiesce_window.CopyFrom(wire.duration(answer.message.judgement.window_seconds))
+    return answer

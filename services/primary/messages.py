@@ -3,11 +3,13 @@
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slackwater.errors import FailedPrecondition
+from slackwater.errors import FailedPrecondition, NoSpace
 from slackwater.group.changes import SentMessage, send_message
+from slackwater.group.outcomes import append_outcome
 from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
 from slackwater.ibc.messages import Behaviour, Send, VerdictState, check_send
 from slackwater.ibc.names import Application, Applications
@@ -29,6 +31,8 @@ class MessageDesk:
         self._events = events
         self.sent_total = dict.fromkeys(Behaviour, 0)
         self._sending = threading.Lock()
+        self._judging = threading.Lock()
+        self._owed: list[record_pb2.Outcome] = []
 
     # -- names --------------------------------------------------------------------------------
 
@@ -46,9 +50,13 @@ class MessageDesk:
         """Take a name back (C9).
 
         Raises:
-            FailedPrecondition: a message of that name is not final.
+            FailedPrecondition: a message of that name is not final, or it has an agent.
         """
         self.applications().get(name)
+        if any(agent.application == name for agent in self._group.quiesce.core.sessions()):
+            raise FailedPrecondition(
+                "AGENT_CONNECTED", f"application {name!r} has an agent", "Stop the agent first"
+            )
         pending = [row for row in self.pending() if row.application == name]
         if pending:
             raise FailedPrecondition(
@@ -60,30 +68,87 @@ class MessageDesk:
 
     # -- sending ------------------------------------------------------------------------------
 
-    def send(self, send: Send, message: record_pb2.IbcMessage, fence: float | None) -> SentMessage:
+    def known(self, request_id: str) -> MessageRow | None:
+        """Return the message that an earlier send with this request id has placed (C3)."""
+        return self._group.database.message_of_request(request_id)
+
+    def check(self, send: Send) -> tuple[str, ...]:
+        """Return the links a message goes to, or say why it is not taken.
+
+        Raises:
+            InvalidRequest, NotFound, FailedPrecondition: see `check_send`.
+        """
+        links = check_send(send, self.applications(), self._group.links)
+        if self._group.database.count_messages_in_state(PENDING) >= self._group.messages_kept:
+            raise FailedPrecondition(
+                "TOO_MANY_PENDING",
+                f"{self._group.messages_kept} messages are not final, the most that are kept",
+                f"See what they wait for: slackwater ibc status {self._group.name}",
+            )
+        return links
+
+    def send(
+        self,
+        send: Send,
+        message: record_pb2.IbcMessage,
+        fence: float | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> SentMessage:
         """Check a message and place it in the stream.
 
         Args:
             send: what is asked for, to be checked.
             message: the record's body; its id and links are set here.
             fence: seconds that writes may be held back, None for no fence.
+            check: see `send_message`.
 
         Raises:
-            InvalidRequest, NotFound, FailedPrecondition: see `check_send`.
+            InvalidRequest, NotFound, FailedPrecondition: see `check`.
             DeadlineExceeded: the fence; nothing was placed.
         """
         with self._sending:
-            known = self._group.database.message_of_request(send.request_id)
+            known = self.known(send.request_id)
             if known is not None:
                 return SentMessage(known, repeated=True)
-            links = check_send(send, self.applications(), self._group.links)
+            links = self.check(send)
             del message.links[:]
             message.links.extend(links)
             message.message_id = str(uuid.uuid4())
-            sent = send_message(self._group.writer, message, fence_timeout=fence)
+            if send.behaviour is Behaviour.SNAPSHOT and not message.snapshot_id:
+                message.snapshot_id = f"ibc-{message.message_id[:13]}"
+            sent = send_message(self._group.writer, message, fence_timeout=fence, check=check)
             self.sent_total[send.behaviour] += 1
         self._events.publish(self.resource(sent.row.id), "MESSAGE_SENT", f"at {sent.row.position}")
         return sent
+
+    # -- outcomes (C17) -----------------------------------------------------------------------
+
+    def judged(self, outcome: record_pb2.Outcome) -> None:
+        """Put the Outcome of a message into the log; while there is no room, it is owed.
+
+        Raises:
+            GroupFailed: the group has stopped; opening it again revokes the message.
+        """
+        self._owed.append(outcome)
+        with suppress(NoSpace):
+            self.settle_outcomes()
+
+    def settle_outcomes(self) -> None:
+        """Append the Outcomes that are owed.
+
+        Raises:
+            NoSpace: there is still no room.
+            GroupFailed: the group has stopped.
+        """
+        with self._judging:
+            while self._owed:
+                outcome = self._owed[0]
+                append_outcome(self._group.writer, outcome)
+                del self._owed[0]
+                state = record_pb2.Outcome.State.Name(outcome.state).removeprefix("STATE_")
+                self._events.publish(
+                    self.resource(outcome.message_id), "OUTCOME", outcome.evidence, state=state
+                )
 
     def resource(self, message_id: str) -> str:
         """Return a message's resource name."""

@@ -73,6 +73,14 @@ _GROUP_GAUGES: dict[str, tuple[str, GroupValue]] = {
         "Messages with a verdict that is not final.",
         lambda group: len(group.messages.pending()),
     ),
+    "slackwater_ibc_agents": (
+        "Sessions of agents that can quiesce an application.",
+        lambda group: len(group.quiesce.core.sessions()),
+    ),
+    "slackwater_ibc_quiesce_holds": (
+        "Applications that agents hold right now.",
+        lambda group: group.quiesce.holding,
+    ),
 }
 
 _LINK_COUNTERS: dict[str, tuple[str, LinkValue]] = {
@@ -175,7 +183,14 @@ def collect(node: PrimaryNode) -> Iterable[Metric]:
         _GROUP,
         [([group.name], group.writer.fence_seconds) for group in groups],
     )
+    yield histogram_family(
+        "slackwater_ibc_quiesce_window_seconds",
+        "From the first agent's answer to the last one's resume.",
+        _GROUP,
+        [([group.name], group.quiesce.window_seconds) for group in groups],
+    )
     yield _messages(groups)
+    yield _rounds(groups)
     broken = GaugeMetricFamily(
         "slackwater_primary_groups_broken", "Groups that could not be opened."
     )
@@ -193,6 +208,18 @@ def _messages(groups: list[PrimaryGroup]) -> Metric:
     for group in groups:
         for behaviour, count in group.messages.sent_total.items():
             family.add_metric([group.name, behaviour.value.lower()], count)
+    return family
+
+
+def _rounds(groups: list[PrimaryGroup]) -> Metric:
+    family = CounterMetricFamily(
+        "slackwater_ibc_quiesce_rounds",
+        "Quiesces by what came of them; interrupted: a stop of the service left it unjudged.",
+        labels=[*_GROUP, "result"],
+    )
+    for group in groups:
+        for result, count in group.quiesce.rounds_total.items():
+            family.add_metric([group.name, result], count)
     return family
 
 

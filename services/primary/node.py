@@ -1,5 +1,6 @@
 """The primary service's groups: opened at the start, made and removed by operators."""
 
+import asyncio
 import threading
 import uuid
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ from slackwater.group.database import GroupDatabase
 from slackwater.group.directory import DataDirectory, GroupDirectory
 from slackwater.group.opening import GroupSettings, OpenGroup, create_group, open_group
 from slackwater.group.rows import PRIMARY
+from slackwater.ibc.messages import MESSAGES_KEPT
+from slackwater.ibc.quiesce import GRACE_SECONDS
 from slackwater.log.marks import GroupMarks, SharedMarks
 from slackwater.nbd.connection import Access
 from slackwater.nbd.export import Listing, Peer
@@ -58,6 +61,8 @@ class PrimaryNode:
         log: structlog.BoundLogger,
         *,
         writeback_tcp: bool = False,
+        messages_kept: int = MESSAGES_KEPT,
+        agent_grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         """Hold no group yet; `open_all` opens what the data directory has."""
         self.events = EventHub()
@@ -74,7 +79,16 @@ class PrimaryNode:
         self._log = log
         self._writeback_tcp = writeback_tcp
         self._admin = threading.Lock()
-        self._shared = Shared(storage, marks, senders, self.events, window_bytes, log)
+        self._shared = Shared(
+            storage,
+            marks,
+            senders,
+            self.events,
+            window_bytes,
+            log,
+            messages_kept,
+            agent_grace_seconds,
+        )
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -128,7 +142,10 @@ class PrimaryNode:
             raise
         self.groups[directory.name] = group
         self._log.info(
-            "group opened", group=directory.name, replayed_records=opened.replayed_records
+            "group opened",
+            group=directory.name,
+            replayed_records=opened.replayed_records,
+            revoked_messages=opened.revoked_messages,
         )
         return group
 
@@ -279,6 +296,14 @@ class PrimaryNode:
             )
 
     # -- end ----------------------------------------------------------------------------------
+
+    async def end_agents(self, grace_seconds: float) -> None:
+        """End the sessions of agents, after the quiesce rounds that run."""
+        stops = [
+            group.quiesce.stop("the Primary is stopping", grace_seconds)
+            for group in list(self.groups.values())
+        ]
+        await asyncio.gather(*stops)
 
     def close(self) -> None:
         """Close every group in order; one that cannot be closed cleanly is recovered next time."""

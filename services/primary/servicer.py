@@ -124,7 +124,9 @@ class PrimaryServicer(MessageServicer):
             self._remembered.put("DeleteGroup", request.request_id, answer)
             return answer
 
-        return await in_thread(delete)
+        answer = await in_thread(delete)
+        await group.quiesce.stop("the group was deleted", 0.0)
+        return answer
 
     # -- volumes ------------------------------------------------------------------------------
 
@@ -362,6 +364,7 @@ class PrimaryServicer(MessageServicer):
             pending_messages=len(group.messages.pending()),
             applications=[row.name for row in group.database.applications()],
             nbd_connections=self._node.connections(group=f"groups/{group.name}"),
+            agents=[translate.agent(group, one) for one in group.quiesce.core.sessions()],
         )
 
     async def WatchEvents(

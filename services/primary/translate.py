@@ -10,8 +10,10 @@ from services.primary.node import BrokenGroup
 from slackwater.group.opening import WRITEBACK
 from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
 from slackwater.group.volume import Volume
+from slackwater.ibc.quiesce import Session
 from slackwater.runtime.wire import duration, position, timestamp
 from slackwater.v1 import common_pb2, record_pb2, resources_pb2
+from slackwater.v1 import primary_pb2 as api
 
 
 def group(value: PrimaryGroup) -> resources_pb2.Group:
@@ -128,17 +130,45 @@ def message(
         fenced=record.fenced,
         deliver_timeout=duration(record.deliver_timeout_seconds),
         freeze_timeout=duration(record.freeze_timeout_seconds),
+        quiesced=record.quiesced,
+        task=record.task,
     )
     if record.fenced:
         result.fence_held.CopyFrom(duration(row.fence_seconds))
-    outcome = owner.database.outcome(row.id)
-    if outcome is not None:
-        result.outcome = record_pb2.Outcome.State.Value(f"STATE_{outcome[0]}")
+    judgement = _judgement(owner, row.id)
+    if judgement is not None:
+        result.outcome = judgement.state
+        result.judgement.CopyFrom(judgement)
     if with_body and record.WhichOneof("body") == "text":
         result.text = record.text
     elif with_body:
         result.data = record.data
     return result
+
+
+def _judgement(owner: PrimaryGroup, message_id: str) -> record_pb2.Outcome | None:
+    """Return what the quiesce of a message was worth, if that is known."""
+    known = owner.database.outcome(message_id)
+    if known is None:
+        return None
+    outcome = record_pb2.Outcome.FromString(bytes.fromhex(known[1].get("record", "")))
+    outcome.message_id = message_id
+    outcome.state = record_pb2.Outcome.State.Value(f"STATE_{known[0]}")
+    return outcome
+
+
+def agent(owner: PrimaryGroup, session: Session) -> api.AgentStatus:
+    """Return the session of an agent."""
+    status = api.AgentStatus(
+        application=session.application,
+        kind=session.kind,
+        host=session.host,
+        connect_time=timestamp(session.opened_ns),
+    )
+    held = owner.quiesce.held_for(session)
+    if held is not None:
+        status.held_for.CopyFrom(duration(held))
+    return status
 
 
 def _verdict(row: VerdictRow) -> resources_pb2.Verdict:

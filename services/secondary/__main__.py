@@ -40,6 +40,7 @@ class Secondary:
             segment_bytes=int(config.segment_bytes),
             freeze_log_limit=config.freeze_log_limit / 100,
             chunk_bytes=int(config.chunk_bytes),
+            messages_kept=config.messages_kept,
         )
         log = logs.get("secondary")
         self._node = SecondaryNode(self._storage, data, SystemClock(), limits, log)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from slackwater.ibc.messages import MESSAGES_KEPT
 from slackwater.log.segment import MAX_RECORD_BYTES, LogSettings
 
 MIN_LOG_BYTES, MAX_LOG_BYTES = 64 << 20, 1 << 40
@@ -16,12 +17,14 @@ class Limits:
         segment_bytes: One file of a new log, at most.
         freeze_log_limit: Share of the log at which a freeze ends by itself (C8).
         chunk_bytes: Unit of a first snapshot's copies.
+        messages_kept: Messages of a replica kept with their verdicts; pending ones beyond it too.
     """
 
     log_bytes: int = 1 << 30
     segment_bytes: int = 64 << 20
     freeze_log_limit: float = 0.8
     chunk_bytes: int = 64 << 10
+    messages_kept: int = MESSAGES_KEPT
 
     def log_settings(self, log_bytes: int) -> LogSettings:
         """Return the sizes of a new replica's log, as large as its Primary's is."""

@@ -5,6 +5,7 @@ a crash in between is mended by replay: the row follows the record, never the ot
 (D11, D28).
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -170,8 +171,21 @@ class SentMessage:
     repeated: bool
 
 
+class RowOwed(NoSpace):
+    """A message is in the log, and group.db has no room for its row; it follows by itself."""
+
+    def __init__(self, row: MessageRow, full: NoSpace) -> None:
+        """Keep the row of the message that stands."""
+        self.row = row
+        super().__init__(full.where, full.next_step)
+
+
 def send_message(
-    writer: GroupWriter, message: record_pb2.IbcMessage, *, fence_timeout: float | None
+    writer: GroupWriter,
+    message: record_pb2.IbcMessage,
+    *,
+    fence_timeout: float | None,
+    check: Callable[[], None] = lambda: None,
 ) -> SentMessage:
     """Place a message in the stream (C1 to C3); it is durable when this returns.
 
@@ -179,37 +193,49 @@ def send_message(
         writer: the group.
         message: checked by the caller; `fenced` and `fence_held_seconds` are set here.
         fence_timeout: seconds that writes may be held back; None: no fence.
+        check: called right before the message is inserted, within the fence; if it raises, nothing
+            is inserted.
 
     Raises:
         DeadlineExceeded: the fence took too long; nothing was inserted, writes go on (C2).
         GroupFailed: the group has stopped.
-        NoSpace: nothing was inserted; or it was, and group.db has no room for its row: the same
-            request, sent again, is answered as soon as it has.
+        NoSpace: nothing was inserted.
+        RowOwed: it was, and group.db has no room for its row: the same request, sent again, is
+            answered as soon as it has.
     """
     with writer.sending:
         writer.settle_rows()
-        return _send(writer, message, fence_timeout)
+        return _send(writer, message, fence_timeout, check)
 
 
 def _send(
-    writer: GroupWriter, message: record_pb2.IbcMessage, fence_timeout: float | None
+    writer: GroupWriter,
+    message: record_pb2.IbcMessage,
+    fence_timeout: float | None,
+    check: Callable[[], None],
 ) -> SentMessage:
     known = writer.database.message_of_request(message.request_id)
     if known is not None:
         return SentMessage(known, repeated=True)
     with writer.hold() as hold:
         if fence_timeout is None:
+            check()
             row = _append(writer, message, through_gate=False)
         else:
             began = writer.clock.monotonic()
             with writer.fenced(fence_timeout):
+                check()
                 message.fenced = True
                 message.fence_held_seconds = writer.clock.monotonic() - began
                 row = _append(writer, message, through_gate=True)
                 held = writer.clock.monotonic() - began
             writer.fence_seconds.observe(held)
             row = replace(row, fence_seconds=held)
-        hold.write(lambda: writer.database.put_message(row))
+        awaits = bool(message.quiesced)
+        try:
+            hold.write(lambda: writer.database.put_message(row, awaits_outcome=awaits))
+        except NoSpace as full:
+            raise RowOwed(row, full) from full
     return SentMessage(row, repeated=False)
 
 

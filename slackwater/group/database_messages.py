@@ -8,19 +8,39 @@ from slackwater.errors import FailedPrecondition, NotFound
 from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
 from slackwater.group.table import Table
 from slackwater.position import Position
+from slackwater.v1 import record_pb2
 
 APPLICATIONS_LIMIT = 32
-MESSAGES_KEPT = 10_000
-"""Messages kept per group, with their verdicts; the oldest final ones go first."""
+AWAITED = "AWAITED"
+"""State of an outcome that is still to come (C17)."""
 
 
 class MessageTable(Table):
     """Messages by id, verdicts by link and source, outcomes, application names."""
 
+    _kept: int | None = None
+    _pending_state = "INBOX"
+
+    def keep_messages(self, number: int, pending_state: str) -> None:
+        """Keep about so many messages from now on, the newest, with their verdicts and outcomes.
+
+        Until this is called all are kept.
+
+        Args:
+            number: how many.
+            pending_state: messages whose row says so are kept beyond it.
+        """
+        self._kept, self._pending_state = number, pending_state
+
     # -- messages -----------------------------------------------------------------------------
 
-    def put_message(self, message: MessageRow) -> None:
-        """Add a message; one that is there stays as it is (D11: replay adds what is missing)."""
+    def put_message(self, message: MessageRow, *, awaits_outcome: bool = False) -> None:
+        """Add a message; one that is there stays as it is (D11: replay adds what is missing).
+
+        Args:
+            message: the message.
+            awaits_outcome: it was quiesced, so an outcome is owed; see `unjudged`.
+        """
         position = message.position
         with self.transaction() as connection:
             connection.execute(
@@ -39,7 +59,13 @@ class MessageTable(Table):
                     message.state,
                 ),
             )
-            _forget_old(connection)
+            if awaits_outcome:
+                connection.execute(
+                    "INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?, '{}')",
+                    (message.id, position.lsn, AWAITED),
+                )
+            if self._kept is not None:
+                _forget_old(connection, self._kept, self._pending_state)
 
     def message(self, message_id: str) -> MessageRow:
         """Return a message.
@@ -70,6 +96,11 @@ class MessageTable(Table):
         """Return the messages whose row says `state`, oldest first (the NOTIFY inbox)."""
         rows = self.query("SELECT * FROM messages WHERE state = ? ORDER BY lsn", (state,))
         return [_message(row) for row in rows]
+
+    def count_messages_in_state(self, state: str) -> int:
+        """Return how many messages have a row that says `state`."""
+        rows = self.query("SELECT count(*) AS number FROM messages WHERE state = ?", (state,))
+        return int(rows[0]["number"])
 
     def set_message_state(self, message_id: str, state: str) -> None:
         """Note where a message stands on this side."""
@@ -109,14 +140,34 @@ class MessageTable(Table):
         """Note what a quiesce was worth; the first outcome of a message stands."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?, ?)",
-                (message_id, lsn, state, json.dumps(detail)),
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT (message_id) DO UPDATE"
+                " SET lsn = excluded.lsn, state = excluded.state, detail = excluded.detail"
+                " WHERE state = ?",
+                (message_id, lsn, state, json.dumps(detail), AWAITED),
             )
+
+    def put_outcome_record(self, outcome: record_pb2.Outcome, lsn: int) -> None:
+        """Note an Outcome record, whole; anything but CONFIRMED is REVOKED."""
+        is_confirmed = outcome.state == record_pb2.Outcome.STATE_CONFIRMED
+        state = "CONFIRMED" if is_confirmed else "REVOKED"
+        detail = {"record": outcome.SerializeToString().hex()}
+        self.put_outcome(outcome.message_id, lsn, state, detail)
 
     def outcome(self, message_id: str) -> tuple[str, dict[str, Any]] | None:
         """Return (state, detail) of a message's outcome, if it is known."""
-        rows = self.query("SELECT * FROM outcomes WHERE message_id = ?", (message_id,))
+        rows = self.query(
+            "SELECT * FROM outcomes WHERE message_id = ? AND state != ?", (message_id, AWAITED)
+        )
         return (rows[0]["state"], json.loads(rows[0]["detail"])) if rows else None
+
+    def unjudged(self) -> list[MessageRow]:
+        """Return the messages whose outcome is owed, oldest first (C17)."""
+        rows = self.query(
+            "SELECT messages.* FROM messages JOIN outcomes ON outcomes.message_id = messages.id"
+            " WHERE outcomes.state = ? ORDER BY messages.lsn",
+            (AWAITED,),
+        )
+        return [_message(row) for row in rows]
 
     # -- applications (C9) --------------------------------------------------------------------
 
@@ -205,23 +256,24 @@ def add_verdict(connection: sqlite3.Connection, verdict: VerdictRow) -> int:
     return sequence
 
 
-def _forget_old(connection: sqlite3.Connection) -> None:
-    """Keep a bounded number of messages, and the verdicts of those kept.
+def _forget_old(connection: sqlite3.Connection, kept: int, pending_state: str) -> None:
+    """Keep a bounded number of messages, and the verdicts and outcomes of those kept.
 
-    What is still to be done is no history: a verdict not confirmed, the unread inbox (C7), the
-    message in delivery.
+    What is still to be done is no history: a message that is not final (Primary) or not read
+    (the inbox, C7), a verdict not confirmed, the message in delivery, an outcome that is owed.
     """
     last = connection.execute(
-        "SELECT lsn FROM messages ORDER BY lsn DESC LIMIT 1 OFFSET ?", (MESSAGES_KEPT,)
+        "SELECT lsn FROM messages ORDER BY lsn DESC LIMIT 1 OFFSET ?", (kept,)
     ).fetchone()
     if last is None:
         return
     old = (
-        "SELECT id FROM messages WHERE lsn <= ? AND state != 'INBOX'"
+        "SELECT id FROM messages WHERE lsn <= ? AND state != ?"
         " AND id NOT IN (SELECT message_id FROM verdicts WHERE confirmed = 0 AND link = '')"
         " AND id NOT IN (SELECT message_id FROM delivery)"
+        " AND id NOT IN (SELECT message_id FROM outcomes WHERE state = ?)"
     )
-    gone = [row["id"] for row in connection.execute(old, (last["lsn"],))]
+    gone = [row["id"] for row in connection.execute(old, (last["lsn"], pending_state, AWAITED))]
     for statement in (
         "DELETE FROM verdicts WHERE message_id = ?",
         "DELETE FROM outcomes WHERE message_id = ?",

@@ -3,7 +3,7 @@
 Recovery (D5, D6, D11, D28): the log proves its end, everything past the checkpoint is written into
 the volumes again, rows that records imply and a crash prevented are written, the volumes are
 synced, the checkpoint follows; then a `Start` record with a random incarnation ends the old
-history for good.
+history for good, and messages whose quiesce nobody saw the end of are revoked (C17).
 Only a group that has come through all of it is exported or shipped.
 """
 
@@ -25,6 +25,7 @@ from slackwater.group.database import GroupDatabase
 from slackwater.group.directory import DataDirectory, GroupDirectory
 from slackwater.group.holds import FULL
 from slackwater.group.marks import Marks
+from slackwater.group.outcomes import revoke_unjudged
 from slackwater.group.rows import PRIMARY, Identity, MessageRow, VolumeRow
 from slackwater.group.volume import Volume
 from slackwater.group.writer import GroupWriter
@@ -73,6 +74,8 @@ class OpenGroup:
     writer: GroupWriter
     lock: Lock
     replayed_records: int = 0
+    revoked_messages: int = 0
+    """Messages whose quiesce a stop left unjudged; they were REVOKED (C17)."""
 
     def close(self, *, clean: bool = True) -> None:
         """Close the group and let another process have it."""
@@ -198,11 +201,12 @@ def _recover(
         start = record_pb2.Start(incarnation=incarnation())
         began = writer.append_control(record.KIND_START, start.SerializeToString())
         database.put_start(began.position)  # before anything after it can reach a Secondary (D16)
+        revoked = revoke_unjudged(writer)
     except BaseException:
         replayed.close()
         log.close()
         raise
-    return OpenGroup(directory, identity, settings, writer, lock, replayed.records)
+    return OpenGroup(directory, identity, settings, writer, lock, replayed.records, revoked)
 
 
 def _floor(database: GroupDatabase, clean_end: int | None) -> int:
@@ -277,7 +281,13 @@ class _Replay:
         elif view.kind == record.KIND_IBC_MESSAGE:
             message = record.body(data, view)
             assert isinstance(message, record_pb2.IbcMessage)
-            self._database.put_message(message_row(message, view))
+            self._database.put_message(
+                message_row(message, view), awaits_outcome=bool(message.quiesced)
+            )
+        elif view.kind == record.KIND_OUTCOME:
+            outcome = record.body(data, view)
+            assert isinstance(outcome, record_pb2.Outcome)
+            self._database.put_outcome_record(outcome, view.lsn)
         elif view.kind == record.KIND_START:
             self._database.put_start(view.position)
         elif view.kind == record.KIND_VOLUME_CHANGE:

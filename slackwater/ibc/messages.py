@@ -14,6 +14,8 @@ DELIVER_TIMEOUT_SECONDS = 600.0
 FREEZE_TIMEOUT_SECONDS = 600.0
 UNREGISTERED_TIMEOUT_SECONDS = 30.0
 MAX_TIMEOUT_SECONDS = 366 * 86400.0
+MESSAGES_KEPT = 10_000
+"""How many messages of a group each side keeps if nobody says otherwise."""
 
 
 class Behaviour(enum.Enum):

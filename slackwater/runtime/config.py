@@ -180,6 +180,12 @@ class _StorageServiceConfig(BaseServiceConfig):
     segment_bytes: ByteSize = Field(
         ByteSize(64 * _MIB), ge=4 * _MIB + 4096, le=256 * _MIB, description="one file of a new log"
     )
+    messages_kept: int = Field(
+        10_000,
+        ge=100,
+        le=1_000_000,
+        description="messages kept, a group, with what became of them; pending ones beyond it too",
+    )
 
     def guarded_addresses(self) -> dict[str, str]:
         """NBD carries the data itself."""
@@ -212,6 +218,9 @@ class PrimaryConfig(_StorageServiceConfig):
         ByteSize(16 * _MIB), ge=4 * _MIB, le=64 * _MIB, description="sent and not yet acked, a link"
     )
     fence_seconds: Seconds = Field(10.0, description="longest a fenced message may hold writers")
+    agent_grace_seconds: Seconds = Field(
+        5.0, description="silence after which an agent's session is dead"
+    )
 
 
 class SecondaryConfig(_StorageServiceConfig):

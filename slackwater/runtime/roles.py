@@ -52,8 +52,9 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
     "PrimaryService": {
         Role.VIEW: """
             GetGroup ListGroups GetVolume ListVolumes GetLink ListLinks ListApplications
-            GetMessage ListMessages WatchMessage GetStatus WatchEvents""",
-        Role.MESSAGE: "RegisterApplication UnregisterApplication SendMessage",
+            ListMessages WatchMessage GetStatus WatchEvents""",
+        # A body may hold what only sender and receivers should see; lists and watches leave it out.
+        Role.MESSAGE: "RegisterApplication UnregisterApplication SendMessage GetMessage",
         Role.QUIESCE: "HoldQuiesce",
         Role.OPERATE: """
             CreateGroup DeleteGroup CreateVolume DeleteVolume GrowVolume ReadVolume WriteVolume

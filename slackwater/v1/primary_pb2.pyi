@@ -6,7 +6,7 @@ Administration of the Primary's half, and its data over gRPC for tools.
 Every unary call may be made with any gRPC client. Names are resource names; ids are DNS labels.
 A mutation carries `request_id`, chosen by the caller (at most 128 characters): a repeated call with
 the same one gets the first answer and does nothing, for as long as the service remembers it (at
-least an hour; the send of a message: for ever). Empty: the call is not remembered. Lists return
+least an hour; the send of a message: as long as the message is kept). Empty: the call is not remembered. Lists return
 at most `page_size` entries (0: 100; at most 1000) in the order of their names, and a token for the
 rest.
 """
@@ -1151,9 +1151,14 @@ class SendMessageRequest(_message.Message):
     fence: _builtins.bool
     """Admit no write while the message is placed. Unset: true if `quiesce` is set, else false."""
     snapshot_id: _builtins.str
-    """For behaviour SNAPSHOT: id of the snapshot; empty: made from the message's id."""
+    """For behaviour SNAPSHOT: id of the snapshot, a DNS label; empty: made from the message's id. Where a
+    Secondary has a snapshot of that id already, its verdict says what it chose. With another
+    behaviour: INVALID_ARGUMENT.
+    """
     request_id: _builtins.str
-    """Makes a repeated call safe, for ever: it gets the first message, whatever else it says."""
+    """Makes a repeated call safe as long as the message is kept: it gets the first message, whatever
+    else it says, and nobody is quiesced for it.
+    """
     task: _builtins.str
     """The task that sends it, `tasks/<task>`, told to agents and receivers; empty if none."""
     @_builtins.property
@@ -1227,15 +1232,19 @@ class Quiesce(_message.Message):
     MAX_HOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def applications(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names under which their agents hold sessions."""
+        """Names under which their agents hold sessions; 1 to 32, none twice."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long all of them may take to answer. Unset: 30 s."""
+        """How long all of them may take to answer, and how long the quiesce of an earlier message of the group
+        is waited for. Unset: 30 s. More than 0, at most an hour.
+        """
 
     @_builtins.property
     def max_hold(self) -> _duration_pb2.Duration:
-        """How long each may be held; past it the agent resumes by itself. Unset: 10 s."""
+        """How long each may be held; past it the agent resumes by itself. Unset: 10 s. More than 0, at most an
+        hour.
+        """
 
     def __init__(
         self,
@@ -1510,7 +1519,9 @@ class HoldQuiesceRequest(_message.Message):
         hold_id: _builtins.str
         """The hold, as the Primary named it."""
         answer: _builtins.str
-        """What the quiescer says about it, kept as evidence."""
+        """What the quiescer says about it, kept as evidence; cut past 16 KiB, and less where many agents
+        are asked at once.
+        """
         def __init__(
             self,
             *,
@@ -1537,7 +1548,9 @@ class HoldQuiesceRequest(_message.Message):
         unbroken: _builtins.bool
         """True if the hold was unbroken from the answer to the resume."""
         answer: _builtins.str
-        """What the quiescer says about it, kept as evidence."""
+        """What the quiescer says about it, kept as evidence; cut past 16 KiB, and less where many agents
+        are asked at once.
+        """
         def __init__(
             self,
             *,

@@ -302,8 +302,8 @@ class PrimaryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnregisterApplication(self, request, context):
-        """Takes an application name back. FAILED_PRECONDITION while a message of it is not final. Role
-        `message`.
+        """Takes an application name back. FAILED_PRECONDITION while a message of it is not final, or an agent
+        holds a session under it. Role `message`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -321,30 +321,34 @@ class PrimaryServiceServicer:
         it, every write issued after this call returned lies after it, on every volume of the group.
         Returns once the message is durable in the Primary's log. NOT_FOUND: the application is not
         registered here. INVALID_ARGUMENT: unknown link, body over 128 KiB. FAILED_PRECONDITION: no link
-        is attached, or no agent for an application to quiesce. DEADLINE_EXCEEDED: the fence or the quiesce
-        did not come about in time, and nothing was placed. Role `message`.
+        is attached, no agent for an application to quiesce, or an agent that failed before the message was
+        placed. DEADLINE_EXCEEDED: the fence or the quiesce did not come about in time. UNAVAILABLE: the
+        service is stopping. In all of these nothing was placed, and applications that were asked to hold
+        were asked to resume. A caller that goes away does not break off a quiesce that has begun: it runs to
+        its end, and the same `request_id` finds the message. Role `message`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMessage(self, request, context):
-        """Returns one message with its body and verdicts. Role `message`.
+        """Returns one message with its body and verdicts. Role `message`, because of the body.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """Lists the messages of a group, newest first, without bodies. Role `message`.
+        """Lists the messages of a group that are kept, newest first, without bodies. Role `view`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchMessage(self, request, context):
-        """Streams the message now and at every change of a verdict; ends once all are final. A stream,
-        because a message may take as long as its timeouts allow. Role `message`.
+        """Streams the message now and at every change of a verdict or its outcome; ends once all verdicts
+        are final and the outcome, if one follows, is known. A stream, because a message may take as long
+        as its timeouts allow. Role `view`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -353,8 +357,10 @@ class PrimaryServiceServicer:
     def HoldQuiesce(self, request_iterator, context):
         """An agent's session beside an application: the Primary asks it to quiesce and to resume. The agent
         opens first and once, then heartbeats every second; the session's end ends a hold. A second session
-        under one application name is refused with ALREADY_EXISTS; the application must be registered
-        here. Role `quiesce`.
+        under one application name is refused with ALREADY_EXISTS until the first is over; the application
+        must be registered here (else NOT_FOUND). Answers to a hold that is over, or was never asked of this
+        session, and second answers change nothing. Ends with UNAVAILABLE when the agent was silent for
+        the grace, or the service stops: open it again. Role `quiesce`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,7 +6,7 @@ Administration of the Primary's half, and its data over gRPC for tools.
 Every unary call may be made with any gRPC client. Names are resource names; ids are DNS labels.
 A mutation carries `request_id`, chosen by the caller (at most 128 characters): a repeated call with
 the same one gets the first answer and does nothing, for as long as the service remembers it (at
-least an hour; the send of a message: for ever). Empty: the call is not remembered. Lists return
+least an hour; the send of a message: as long as the message is kept). Empty: the call is not remembered. Lists return
 at most `page_size` entries (0: 100; at most 1000) in the order of their names, and a token for the
 rest.
 """
@@ -88,8 +88,8 @@ class PrimaryServiceStub:
     Durable. A name that is registered already is returned as it is. Role `message`.
     """
     UnregisterApplication: _grpc.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceUnregisterApplicationRequest, _primary_pb2.PrimaryServiceUnregisterApplicationResponse]
-    """Takes an application name back. FAILED_PRECONDITION while a message of it is not final. Role
-    `message`.
+    """Takes an application name back. FAILED_PRECONDITION while a message of it is not final, or an agent
+    holds a session under it. Role `message`.
     """
     ListApplications: _grpc.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceListApplicationsRequest, _primary_pb2.PrimaryServiceListApplicationsResponse]
     """Lists the registered names of a group. Role `view`."""
@@ -98,22 +98,28 @@ class PrimaryServiceStub:
     it, every write issued after this call returned lies after it, on every volume of the group.
     Returns once the message is durable in the Primary's log. NOT_FOUND: the application is not
     registered here. INVALID_ARGUMENT: unknown link, body over 128 KiB. FAILED_PRECONDITION: no link
-    is attached, or no agent for an application to quiesce. DEADLINE_EXCEEDED: the fence or the quiesce
-    did not come about in time, and nothing was placed. Role `message`.
+    is attached, no agent for an application to quiesce, or an agent that failed before the message was
+    placed. DEADLINE_EXCEEDED: the fence or the quiesce did not come about in time. UNAVAILABLE: the
+    service is stopping. In all of these nothing was placed, and applications that were asked to hold
+    were asked to resume. A caller that goes away does not break off a quiesce that has begun: it runs to
+    its end, and the same `request_id` finds the message. Role `message`.
     """
     GetMessage: _grpc.UnaryUnaryMultiCallable[_primary_pb2.GetMessageRequest, _primary_pb2.GetMessageResponse]
-    """Returns one message with its body and verdicts. Role `message`."""
+    """Returns one message with its body and verdicts. Role `message`, because of the body."""
     ListMessages: _grpc.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceListMessagesRequest, _primary_pb2.PrimaryServiceListMessagesResponse]
-    """Lists the messages of a group, newest first, without bodies. Role `message`."""
+    """Lists the messages of a group that are kept, newest first, without bodies. Role `view`."""
     WatchMessage: _grpc.UnaryStreamMultiCallable[_primary_pb2.WatchMessageRequest, _primary_pb2.WatchMessageResponse]
-    """Streams the message now and at every change of a verdict; ends once all are final. A stream,
-    because a message may take as long as its timeouts allow. Role `message`.
+    """Streams the message now and at every change of a verdict or its outcome; ends once all verdicts
+    are final and the outcome, if one follows, is known. A stream, because a message may take as long
+    as its timeouts allow. Role `view`.
     """
     HoldQuiesce: _grpc.StreamStreamMultiCallable[_primary_pb2.HoldQuiesceRequest, _primary_pb2.HoldQuiesceResponse]
     """An agent's session beside an application: the Primary asks it to quiesce and to resume. The agent
     opens first and once, then heartbeats every second; the session's end ends a hold. A second session
-    under one application name is refused with ALREADY_EXISTS; the application must be registered
-    here. Role `quiesce`.
+    under one application name is refused with ALREADY_EXISTS until the first is over; the application
+    must be registered here (else NOT_FOUND). Answers to a hold that is over, or was never asked of this
+    session, and second answers change nothing. Ends with UNAVAILABLE when the agent was silent for
+    the grace, or the service stops: open it again. Role `quiesce`.
     """
     ReadLog: _grpc.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceReadLogRequest, _primary_pb2.PrimaryServiceReadLogResponse]
     """Returns records of the group's log, typed, for looking at. Role `operate`. OUT_OF_RANGE: the log
@@ -178,8 +184,8 @@ class PrimaryServiceAsyncStub(PrimaryServiceStub):
     Durable. A name that is registered already is returned as it is. Role `message`.
     """
     UnregisterApplication: _aio.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceUnregisterApplicationRequest, _primary_pb2.PrimaryServiceUnregisterApplicationResponse]  # type: ignore[assignment]
-    """Takes an application name back. FAILED_PRECONDITION while a message of it is not final. Role
-    `message`.
+    """Takes an application name back. FAILED_PRECONDITION while a message of it is not final, or an agent
+    holds a session under it. Role `message`.
     """
     ListApplications: _aio.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceListApplicationsRequest, _primary_pb2.PrimaryServiceListApplicationsResponse]  # type: ignore[assignment]
     """Lists the registered names of a group. Role `view`."""
@@ -188,22 +194,28 @@ class PrimaryServiceAsyncStub(PrimaryServiceStub):
     it, every write issued after this call returned lies after it, on every volume of the group.
     Returns once the message is durable in the Primary's log. NOT_FOUND: the application is not
     registered here. INVALID_ARGUMENT: unknown link, body over 128 KiB. FAILED_PRECONDITION: no link
-    is attached, or no agent for an application to quiesce. DEADLINE_EXCEEDED: the fence or the quiesce
-    did not come about in time, and nothing was placed. Role `message`.
+    is attached, no agent for an application to quiesce, or an agent that failed before the message was
+    placed. DEADLINE_EXCEEDED: the fence or the quiesce did not come about in time. UNAVAILABLE: the
+    service is stopping. In all of these nothing was placed, and applications that were asked to hold
+    were asked to resume. A caller that goes away does not break off a quiesce that has begun: it runs to
+    its end, and the same `request_id` finds the message. Role `message`.
     """
     GetMessage: _aio.UnaryUnaryMultiCallable[_primary_pb2.GetMessageRequest, _primary_pb2.GetMessageResponse]  # type: ignore[assignment]
-    """Returns one message with its body and verdicts. Role `message`."""
+    """Returns one message with its body and verdicts. Role `message`, because of the body."""
     ListMessages: _aio.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceListMessagesRequest, _primary_pb2.PrimaryServiceListMessagesResponse]  # type: ignore[assignment]
-    """Lists the messages of a group, newest first, without bodies. Role `message`."""
+    """Lists the messages of a group that are kept, newest first, without bodies. Role `view`."""
     WatchMessage: _aio.UnaryStreamMultiCallable[_primary_pb2.WatchMessageRequest, _primary_pb2.WatchMessageResponse]  # type: ignore[assignment]
-    """Streams the message now and at every change of a verdict; ends once all are final. A stream,
-    because a message may take as long as its timeouts allow. Role `message`.
+    """Streams the message now and at every change of a verdict or its outcome; ends once all verdicts
+    are final and the outcome, if one follows, is known. A stream, because a message may take as long
+    as its timeouts allow. Role `view`.
     """
     HoldQuiesce: _aio.StreamStreamMultiCallable[_primary_pb2.HoldQuiesceRequest, _primary_pb2.HoldQuiesceResponse]  # type: ignore[assignment]
     """An agent's session beside an application: the Primary asks it to quiesce and to resume. The agent
     opens first and once, then heartbeats every second; the session's end ends a hold. A second session
-    under one application name is refused with ALREADY_EXISTS; the application must be registered
-    here. Role `quiesce`.
+    under one application name is refused with ALREADY_EXISTS until the first is over; the application
+    must be registered here (else NOT_FOUND). Answers to a hold that is over, or was never asked of this
+    session, and second answers change nothing. Ends with UNAVAILABLE when the agent was silent for
+    the grace, or the service stops: open it again. Role `quiesce`.
     """
     ReadLog: _aio.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceReadLogRequest, _primary_pb2.PrimaryServiceReadLogResponse]  # type: ignore[assignment]
     """Returns records of the group's log, typed, for looking at. Role `operate`. OUT_OF_RANGE: the log
@@ -373,8 +385,8 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _primary_pb2.PrimaryServiceUnregisterApplicationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_primary_pb2.PrimaryServiceUnregisterApplicationResponse, _abc.Awaitable[_primary_pb2.PrimaryServiceUnregisterApplicationResponse]]:
-        """Takes an application name back. FAILED_PRECONDITION while a message of it is not final. Role
-        `message`.
+        """Takes an application name back. FAILED_PRECONDITION while a message of it is not final, or an agent
+        holds a session under it. Role `message`.
         """
 
     @_abc_1.abstractmethod
@@ -395,8 +407,11 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         it, every write issued after this call returned lies after it, on every volume of the group.
         Returns once the message is durable in the Primary's log. NOT_FOUND: the application is not
         registered here. INVALID_ARGUMENT: unknown link, body over 128 KiB. FAILED_PRECONDITION: no link
-        is attached, or no agent for an application to quiesce. DEADLINE_EXCEEDED: the fence or the quiesce
-        did not come about in time, and nothing was placed. Role `message`.
+        is attached, no agent for an application to quiesce, or an agent that failed before the message was
+        placed. DEADLINE_EXCEEDED: the fence or the quiesce did not come about in time. UNAVAILABLE: the
+        service is stopping. In all of these nothing was placed, and applications that were asked to hold
+        were asked to resume. A caller that goes away does not break off a quiesce that has begun: it runs to
+        its end, and the same `request_id` finds the message. Role `message`.
         """
 
     @_abc_1.abstractmethod
@@ -405,7 +420,7 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _primary_pb2.GetMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_primary_pb2.GetMessageResponse, _abc.Awaitable[_primary_pb2.GetMessageResponse]]:
-        """Returns one message with its body and verdicts. Role `message`."""
+        """Returns one message with its body and verdicts. Role `message`, because of the body."""
 
     @_abc_1.abstractmethod
     def ListMessages(
@@ -413,7 +428,7 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _primary_pb2.PrimaryServiceListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_primary_pb2.PrimaryServiceListMessagesResponse, _abc.Awaitable[_primary_pb2.PrimaryServiceListMessagesResponse]]:
-        """Lists the messages of a group, newest first, without bodies. Role `message`."""
+        """Lists the messages of a group that are kept, newest first, without bodies. Role `view`."""
 
     @_abc_1.abstractmethod
     def WatchMessage(
@@ -421,8 +436,9 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _primary_pb2.WatchMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_primary_pb2.WatchMessageResponse], _abc.AsyncIterator[_primary_pb2.WatchMessageResponse]]:
-        """Streams the message now and at every change of a verdict; ends once all are final. A stream,
-        because a message may take as long as its timeouts allow. Role `message`.
+        """Streams the message now and at every change of a verdict or its outcome; ends once all verdicts
+        are final and the outcome, if one follows, is known. A stream, because a message may take as long
+        as its timeouts allow. Role `view`.
         """
 
     @_abc_1.abstractmethod
@@ -433,8 +449,10 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_primary_pb2.HoldQuiesceResponse], _abc.AsyncIterator[_primary_pb2.HoldQuiesceResponse]]:
         """An agent's session beside an application: the Primary asks it to quiesce and to resume. The agent
         opens first and once, then heartbeats every second; the session's end ends a hold. A second session
-        under one application name is refused with ALREADY_EXISTS; the application must be registered
-        here. Role `quiesce`.
+        under one application name is refused with ALREADY_EXISTS until the first is over; the application
+        must be registered here (else NOT_FOUND). Answers to a hold that is over, or was never asked of this
+        session, and second answers change nothing. Ends with UNAVAILABLE when the agent was silent for
+        the grace, or the service stops: open it again. Role `quiesce`.
         """
 
     @_abc_1.abstractmethod

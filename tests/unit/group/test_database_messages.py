@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from slackwater.errors import FailedPrecondition, NotFound
-from slackwater.group import database_messages
 from slackwater.group.database import GroupDatabase
 from slackwater.group.rows import (
     SECONDARY,
@@ -21,6 +20,7 @@ from slackwater.group.rows import (
 )
 from slackwater.position import LogPoint, Position, origin
 from slackwater.storage.simulated import Policy, SimulatedStorage
+from slackwater.v1 import record_pb2
 
 PATH = Path("/g/group.db")
 UID = uuid.UUID(int=42)
@@ -109,9 +109,9 @@ class TestMessages:
         assert [row.id for row in database.messages_in_state("INBOX")] == ["m5", "m7"]
 
     def test_oldest_go_first_with_their_verdicts_and_outcomes(
-        self, database: GroupDatabase, monkeypatch: pytest.MonkeyPatch
+        self, database: GroupDatabase
     ) -> None:
-        monkeypatch.setattr(database_messages, "MESSAGES_KEPT", 3)
+        database.keep_messages(3, "INBOX")
         for lsn in range(1, 4):
             database.put_message(message(lsn))
             database.add_verdict(verdict(f"m{lsn}"))
@@ -123,10 +123,8 @@ class TestMessages:
         assert database.outcome("m1") is None
         assert len(database.verdicts("m2")) == 1
 
-    def test_what_is_still_to_be_done_is_kept(
-        self, database: GroupDatabase, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(database_messages, "MESSAGES_KEPT", 1)
+    def test_what_is_still_to_be_done_is_kept(self, database: GroupDatabase) -> None:
+        database.keep_messages(1, "INBOX")
         for lsn in range(1, 5):
             database.put_message(message(lsn))
             if lsn == 1:
@@ -142,6 +140,29 @@ class TestMessages:
         database.clear_delivery()
         database.put_message(message(6))
         assert [row.id for row in database.messages()] == ["m6"]
+
+    def test_primary_keeps_what_is_not_final_and_what_owes_an_outcome(
+        self, database: GroupDatabase
+    ) -> None:
+        """C16, C17: the states of rows are the Primary's; not final is the empty one."""
+        database.keep_messages(1, "")
+        for lsn in range(1, 6):
+            database.put_message(message(lsn), awaits_outcome=lsn == 3)
+            if lsn != 2:
+                database.set_message_state(f"m{lsn}", "final")
+        assert [row.id for row in database.messages()] == ["m2", "m3", "m5"]
+        assert database.count_messages_in_state("") == 1
+        database.put_outcome("m3", 9, "REVOKED", {})
+        database.set_message_state("m2", "final")
+        database.put_message(message(6))
+        assert [row.id for row in database.messages()] == ["m6"]
+        assert database.outcome("m3") is None
+
+    def test_all_are_kept_until_somebody_says_how_many(self, database: GroupDatabase) -> None:
+        """Replay comes before the setting, and must not forget what the setting keeps."""
+        for lsn in range(1, 30):
+            database.put_message(message(lsn))
+        assert len(database.messages()) == 29
 
 
 class TestVerdicts:
@@ -184,6 +205,24 @@ class TestOutcomes:
         database.put_outcome("m", 5, "CONFIRMED", {"a": 1})
         database.put_outcome("m", 6, "REVOKED", {})
         assert database.outcome("m") == ("CONFIRMED", {"a": 1})
+
+    def test_outcome_is_owed_until_it_comes_and_replay_changes_nothing(
+        self, database: GroupDatabase
+    ) -> None:
+        """C17, D11."""
+        database.put_message(message(5, "m"), awaits_outcome=True)
+        database.put_message(message(6, "n"))
+        assert [row.id for row in database.unjudged()] == ["m"]
+        assert database.outcome("m") is None
+        outcome = record_pb2.Outcome(message_id="m", evidence="because", window_seconds=0.5)
+        database.put_outcome_record(outcome, 7)
+        database.put_message(message(5, "m"), awaits_outcome=True)
+        confirmed = record_pb2.Outcome.STATE_CONFIRMED
+        database.put_outcome_record(record_pb2.Outcome(message_id="m", state=confirmed), 8)
+        assert database.unjudged() == []
+        found = database.outcome("m")
+        assert found is not None and found[0] == "REVOKED"
+        assert bytes.fromhex(found[1]["record"]) == outcome.SerializeToString()
 
 
 class TestApplications:

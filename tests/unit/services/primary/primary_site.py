@@ -101,8 +101,10 @@ class Site:
         *,
         pool: Callable[[SharedMarks], Any] = lambda _marks: SilentSender(),
         writeback_tcp: bool = False,
+        **settings: Any,
     ) -> None:
         self.path = path
+        self._settings = settings
         self.node: PrimaryNode
         self.senders: Any
         self.nbd: Server
@@ -132,6 +134,7 @@ class Site:
             4 << 20,
             logs.get("test"),
             writeback_tcp=self._writeback_tcp,
+            **self._settings,
         )
         await asyncio.to_thread(self.node.open_all)
         self.nbd = self.node.server = Server(self.node.access)

@@ -524,8 +524,9 @@ async def test_a_message_is_placed_once_however_often_it_is_sent(tmp_path: Path)
         ({"text": "é" * (64 << 10) + "x"}, Code.INVALID_ARGUMENT, "body"),
         ({"links": ["site-z"]}, Code.INVALID_ARGUMENT, "links"),
         ({"behaviour": 9}, Code.INVALID_ARGUMENT, "behaviour"),
-        ({"behaviour": common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT}, Code.UNIMPLEMENTED, "SNAPSHOT"),
-        ({"quiesce": api.Quiesce()}, Code.UNIMPLEMENTED, "quiesce"),
+        ({"snapshot_id": "s1"}, Code.INVALID_ARGUMENT, "snapshot_id"),
+        ({"behaviour": 3, "snapshot_id": "No Label"}, Code.INVALID_ARGUMENT, "snapshot_id"),
+        ({"task": "nightly"}, Code.INVALID_ARGUMENT, "tasks/<task>"),
         ({"request_id": "r" * 129}, Code.INVALID_ARGUMENT, "request_id"),
         ({"fence": True, "fence_timeout": 0}, Code.INVALID_ARGUMENT, "fence_timeout"),
         ({"fence": True, "fence_timeout": 3600}, Code.INVALID_ARGUMENT, "fence_timeout"),
@@ -595,13 +596,6 @@ async def test_names_are_registered_once_and_listed(tmp_path: Path) -> None:
         gone = api.PrimaryServiceUnregisterApplicationRequest(group=GROUP, application="backup")
         await site.api.UnregisterApplication(gone)
         await refused(site.api.UnregisterApplication(gone), Code.NOT_FOUND)
-
-
-@in_loop
-async def test_agents_are_refused_in_words(tmp_path: Path) -> None:
-    async with Site(tmp_path) as site:
-        holding = site.api.HoldQuiesce()
-        assert "later release" in await refused(holding.read(), Code.UNIMPLEMENTED)
 
 
 # -- looking --------------------------------------------------------------------------------------

@@ -1,0 +1,117 @@
+"""What a quiesce is asked for, and what it was worth (C17, C20)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slackwater import errors
+from slackwater.ibc.names import MAX_APPLICATIONS, Applications
+
+TIMEOUT_SECONDS = 30.0
+MAX_HOLD_SECONDS = 10.0
+LIMIT_SECONDS = 3600.0
+KINDS = ("command", "sync", "fsfreeze", "postgres")
+APPLICATION_KINDS = frozenset({"command", "postgres"})
+"""Kinds that quiesce the application itself and not only its file system (C20)."""
+
+CRASH, FILESYSTEM, APPLICATION = "crash", "filesystem", "application"
+EVIDENCE_BYTES = 48 << 10
+"""What all quiescers together may say: their Outcome takes room reserved for control (D9)."""
+
+ANSWER_BYTES = 16 << 10
+PROBLEM_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A quiesce as a sender asks for it, checked by `check_asked`."""
+
+    applications: tuple[str, ...]
+    timeout_seconds: float = TIMEOUT_SECONDS
+    max_hold_seconds: float = MAX_HOLD_SECONDS
+    application: str = ""
+    task: str = ""
+    links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one quiescer said about its hold."""
+
+    application: str
+    kind: str
+    answer: str = ""
+    resume_answer: str = ""
+    is_unbroken: bool = False
+    problem: str = ""
+    held_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the quiesce around a message was worth."""
+
+    is_confirmed: bool
+    grade: str
+    evidence: str
+    window_seconds: float
+    reports: tuple[Report, ...]
+
+
+def check_asked(asked: Asked, registered: Applications) -> None:
+    """Say why a quiesce is not begun.
+
+    Raises:
+        InvalidRequest: no name, too many, one twice, or a time that is none.
+        NotFound: a name is not registered on the Primary.
+    """
+    field = "quiesce.applications"
+    if not 1 <= len(asked.applications) <= MAX_APPLICATIONS:
+        raise errors.InvalidRequest(
+            field,
+            f"has {len(asked.applications)} names, not 1 to {MAX_APPLICATIONS}",
+            "Name the applications to hold, or leave quiesce out",
+        )
+    for number, name in enumerate(asked.applications):
+        if name in asked.applications[:number]:
+            raise errors.InvalidRequest(field, f"{name[:80]!r} is there twice", "Name each once")
+    for field, seconds in (
+        ("quiesce.timeout", asked.timeout_seconds),
+        ("quiesce.max_hold", asked.max_hold_seconds),
+    ):
+        if not 0 < seconds <= LIMIT_SECONDS:
+            raise errors.InvalidRequest(
+                field, f"{seconds:g} s is not more than 0 s and at most {LIMIT_SECONDS:g} s"
+            )
+    for name in asked.applications:
+        registered.get(name)
+
+
+def cut(text: str, limit_bytes: int) -> str:
+    """Return a text of at most so many bytes; what is left out is said at its end."""
+    data = text.encode()
+    if len(data) <= limit_bytes:
+        return text
+    note = f" ... ({len(data)} bytes in all)"
+    return data[: max(limit_bytes - len(note), 0)].decode(errors="ignore") + note
+
+
+def answer_limit(applications: int) -> int:
+    """Return how many bytes each answer may have when so many quiescers say two each."""
+    return min(ANSWER_BYTES, EVIDENCE_BYTES // (2 * applications))
+
+
+def judge(reports: Sequence[Report], window_seconds: float, *, is_fenced: bool) -> Judgement:
+    """Judge from what the quiescers said: CONFIRMED only if every hold was unbroken (C17)."""
+    broken = [one for one in reports if not one.is_unbroken]
+    if broken:
+        said = "; ".join(f"{one.application}: {one.problem}" for one in broken[:4])
+        more = f"; and {len(broken) - 4} more" if len(broken) > 4 else ""
+        return Judgement(False, CRASH, f"{said}{more}", window_seconds, tuple(reports))
+    names = ", ".join(f"{one.application} ({one.kind})" for one in reports)
+    evidence = f"held unbroken over the message: {names}"
+    if not is_fenced:
+        evidence += "; placed without a fence, so the grade stays crash (C20)"
+        return Judgement(True, CRASH, evidence, window_seconds, tuple(reports))
+    by_application = any(one.kind in APPLICATION_KINDS for one in reports)
+    grade = APPLICATION if by_application else FILESYSTEM
+    return Judgement(True, grade, evidence, window_seconds, tuple(reports))
