@@ -26,6 +26,10 @@ OPEN_SECONDS = 15.0
 COME_BACK_SECONDS = 60.0
 """So long a held message is asked for again: a restarting Secondary counts the grace later."""
 
+_AGAIN = GONE | {grpc.StatusCode.INTERNAL}
+"""Codes after which a stream is opened again. INTERNAL is gRPC's own when a write of ours meets the
+end of the stream; the next stream then tells why it ended."""
+
 Request = secondary_pb2.HoldMessageRequest
 Delivered = secondary_pb2.DeliveredMessage
 Thawed = secondary_pb2.HoldMessageResponse.Thawed
@@ -92,7 +96,7 @@ class Lease:
             try:
                 last_sign = await self._one_stream(last_sign)
             except grpc.aio.AioRpcError as error:
-                if error.code() not in GONE:
+                if error.code() not in _AGAIN:
                     self._end(FailedPrecondition("LEASE_REFUSED", sentence(error, self._peer)))
                     return
             if time.monotonic() - last_sign > COME_BACK_SECONDS:
@@ -110,9 +114,9 @@ class Lease:
         beats: asyncio.Task[None] | None = None
         try:
             await call.write(Request(open=self._open))
-            beats = asyncio.ensure_future(self._beat(call))
             async with asyncio.timeout(SILENCE_SECONDS):
                 await call.initial_metadata()
+            beats = asyncio.ensure_future(self._beat(call))
             last_sign = time.monotonic()
             self._waits.set()
             while True:

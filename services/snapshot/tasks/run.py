@@ -101,8 +101,9 @@ class TaskRun:
 
     async def _prefreeze(self) -> None:
         """Do prefreeze everywhere; the first failure ends the run, before anything is sent."""
+        chosen = alive(self._halves)
         await self._each(lambda half: half.prefreeze, stop_at_first=True)
-        for half in self._halves:
+        for half in chosen:
             if not half.is_alive:
                 raise FailedPrecondition(
                     "PREFREEZE_FAILED", f"{half.replica.link}: {half.replica.error}"

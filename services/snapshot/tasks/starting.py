@@ -13,6 +13,15 @@ from slackwater.v1 import common_pb2, primary_pb2, resources_pb2, snapshot_pb2
 
 CALL_SECONDS = 15.0
 
+_UNUSABLE = frozenset(
+    {
+        common_pb2.LINK_STATE_DETACHED,
+        common_pb2.LINK_STATE_DIVERGED,
+        common_pb2.LINK_STATE_FAILED,
+    }
+)
+"""States that only an operator ends: no message comes through meanwhile. In others one may."""
+
 Request = snapshot_pb2.StartTaskRequest
 Link = resources_pb2.Link
 
@@ -62,8 +71,15 @@ class Starter:
         run = snapshot_pb2.Run(group=group)
         for link in _chosen(request, task, await self._links(group)):
             identity = _id(link)
-            address = self._secondaries.address(identity, link.endpoint)
-            run.replicas.add(link=identity, endpoint=address, state=snapshot_pb2.Run.STATE_PENDING)
+            row = run.replicas.add(link=identity, state=snapshot_pb2.Run.STATE_PENDING)
+            row.endpoint = self._secondaries.address(identity, link.endpoint)
+            if link.state in _UNUSABLE:
+                row.state = snapshot_pb2.Run.STATE_FAILED
+                row.error = _unusable(link)
+        if all(row.error for row in run.replicas):
+            raise FailedPrecondition(
+                "NO_LINK", "; ".join(row.error for row in run.replicas), "Attach one, or mend it"
+            )
         return task, run
 
     async def _links(self, group: str) -> list[Link]:
@@ -133,6 +149,12 @@ def _chosen(request: Request, task: snapshot_pb2.Task, links: Sequence[Link]) ->
         if identity in wanted[:number]:
             raise InvalidRequest(f"{field}[{number}]", f"{identity!r} is named twice")
     return [by_id[identity] for identity in wanted]
+
+
+def _unusable(link: Link) -> str:
+    word = common_pb2.LinkState.Name(link.state).removeprefix("LINK_STATE_")
+    reason = f": {link.state_reason}" if link.state_reason else ""
+    return f"LINK_{word}: link {_id(link)} is {word}{reason}"
 
 
 def _id(link: Link) -> str:

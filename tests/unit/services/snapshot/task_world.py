@@ -118,7 +118,7 @@ class Site:
             if is_gone or self.service.stopping.is_set():
                 return
         self.frozen_at, self.holder = message.name, opened.holder
-        self.verdict(common_pb2.VERDICT_STATE_DELIVERED)
+        self._say(common_pb2.VERDICT_STATE_DELIVERED)
         yield Response(delivered=message)
         while not self.thaw_now.is_set():
             try:
@@ -141,8 +141,12 @@ class Site:
         yield Response(thawed=thawed)
 
     def _thaw(self, state: common_pb2.VerdictState.ValueType) -> None:
+        self._say(state)
         self.frozen_at = self.holder = ""
-        self.verdict(state)
+
+    def _say(self, state: common_pb2.VerdictState.ValueType) -> None:
+        if self.frozen_at == SENT:
+            self.verdict(state)
 
     def receive(self, request: Any) -> Any:
         """Hand a message over without a lease."""

@@ -229,6 +229,33 @@ def test_secondary_that_is_away_does_not_stop_the_others(
     assert pair.service.asked("SendMessage")[0].links == ["site-b"]
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        common_pb2.LINK_STATE_DETACHED,
+        common_pb2.LINK_STATE_DIVERGED,
+        common_pb2.LINK_STATE_FAILED,
+    ],
+)
+def test_link_that_nothing_comes_through_fails_alone(
+    tmp_path: Path, pair: Desk, state: common_pb2.LinkState.ValueType
+) -> None:
+    pair.states["site-c"] = state
+    over = run(tmp_path, pair, task(onfreeze=["snapshot"]), links=["site-b", "site-c"])
+    assert [row.state for row in over.replicas] == [Run.STATE_SUCCEEDED, Run.STATE_FAILED]
+    assert "link site-c is" in over.replicas[1].error
+    assert pair.service.asked("SendMessage")[0].links == ["site-b"]
+
+
+def test_lease_that_is_refused_says_why(tmp_path: Path, desk: Desk) -> None:
+    desk.site.service.answers["HoldMessage"] = FailedPrecondition("NOT_HERE", "no lease today")
+    over = run(tmp_path, desk, task(onfreeze=["snapshot"]))
+    assert over.error == (
+        "SECONDARIES_FAILED: nothing was sent: site-b: LEASE_REFUSED: NOT_HERE: no lease today"
+    )
+    assert not desk.service.asked("SendMessage")
+
+
 def test_row_postfreeze_fails_the_snapshot_stays_valid(tmp_path: Path, desk: Desk) -> None:
     """Failure table: postfreeze."""
     program(tmp_path / "data", "after.sh", "kill -SEGV $$")
