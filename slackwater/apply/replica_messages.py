@@ -1,5 +1,6 @@
 """The replica's calls about messages: names, receiving, unfreezing, verdicts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -35,7 +36,7 @@ class Unfrozen:
     backlog_bytes: int
 
 
-class ReplicaMessages:
+class ReplicaMessages(ABC):
     """Calls about messages; part of `Replica`."""
 
     name: str
@@ -46,8 +47,9 @@ class ReplicaMessages:
     on_change: Callable[[], None]
     _apply_lock: AbstractContextManager[object]
 
+    @abstractmethod
     def _changing(self) -> AbstractContextManager[None]:
-        raise NotImplementedError
+        """See `Replica`."""
 
     def register_application(self, name: str) -> Application:
         """Register a name, durably; one that is registered stays as it is (C9).

@@ -1,5 +1,6 @@
 """The replica's calls about snapshots, and reading volumes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
@@ -46,7 +47,7 @@ class LiveVolume:
         return self._volume.extents(offset, length)
 
 
-class ReplicaSnapshots:
+class ReplicaSnapshots(ABC):
     """Calls about snapshots; part of `Replica`."""
 
     name: str
@@ -59,8 +60,9 @@ class ReplicaSnapshots:
     on_change: Callable[[], None]
     _recover_to: LogPoint | None
 
+    @abstractmethod
     def _changing(self) -> AbstractContextManager[None]:
-        raise NotImplementedError
+        """See `Replica`."""
 
     def create_snapshot(
         self,

@@ -1,5 +1,6 @@
 """The replica's calls about full syncs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from uuid import UUID
@@ -18,7 +19,7 @@ from slackwater.position import LogPoint, Position
 from slackwater.storage.seam import Storage
 
 
-class ReplicaSyncs:
+class ReplicaSyncs(ABC):
     """Calls about syncs; part of `Replica`."""
 
     name: str
@@ -34,23 +35,25 @@ class ReplicaSyncs:
     _storage: Storage
     _recover_to: LogPoint | None
 
+    @abstractmethod
     def check_alive(self) -> None:
         """Refuse when the replica has failed; see `Replica`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_some(self) -> bool:
         """Make what is queued durable; see `Replica`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self) -> bool:
         """Apply one bounded piece; see `Replica`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fail(self, error: errors.SlackwaterError) -> None:
-        raise NotImplementedError
+        """See `Replica`."""
 
+    @abstractmethod
     def _wake_applier(self) -> None:
-        raise NotImplementedError
+        """See `Replica`."""
 
     def begin_sync(
         self,

@@ -1,5 +1,6 @@
 """The replica's upkeep: what is due now and then, beside receiving and applying."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final
@@ -19,7 +20,7 @@ SHORTAGE_SECONDS: Final = 1.0
 """How long upkeep waits before it asks a full disk for a segment again."""
 
 
-class ReplicaUpkeep:
+class ReplicaUpkeep(ABC):
     """What a replica does now and then; part of `Replica`.
 
     Attributes:
@@ -42,13 +43,14 @@ class ReplicaUpkeep:
     _log_shortage = ""
     _patient_until = 0.0
 
+    @abstractmethod
     def _fail(self, error: errors.SlackwaterError) -> None:
-        raise NotImplementedError
+        """See `Replica`."""
 
     @property
+    @abstractmethod
     def log_use(self) -> float:
         """How full the log is; see `ReplicaView`."""
-        raise NotImplementedError
 
     def _tick(self) -> bool:
         self.maintain()

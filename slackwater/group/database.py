@@ -10,7 +10,6 @@ import json
 import sqlite3
 import uuid
 from pathlib import Path
-from typing import Any
 
 from slackwater.errors import FailedPrecondition, SlackwaterError
 from slackwater.group import schema
@@ -128,11 +127,6 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable, StartTable):
             row["replica_reason"],
         )
 
-    def update_settings(self, settings: dict[str, Any]) -> None:
-        """Replace the settings."""
-        with self.transaction() as connection:
-            connection.execute("UPDATE identity SET settings = ?", (json.dumps(settings),))
-
     def set_epoch(self, epoch: int, position: Position, began_ns: int) -> None:
         """Note a new epoch that began after `position`; the same one again changes nothing."""
         with self.transaction() as connection:
@@ -147,13 +141,6 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable, StartTable):
         return [
             (row["epoch"], row["lsn"]) for row in self.query("SELECT * FROM epochs ORDER BY epoch")
         ]
-
-    def set_replica_state(self, state: str, reason: str = "") -> None:
-        """Note the replica's durable state."""
-        with self.transaction() as connection:
-            connection.execute(
-                "UPDATE identity SET replica_state = ?, replica_reason = ?", (state, reason)
-            )
 
     # -- log ----------------------------------------------------------------------------------
 

@@ -97,24 +97,12 @@ class TestFormat:
 
 
 class TestIdentity:
-    def test_settings_are_replaced(self, database: GroupDatabase) -> None:
-        database.update_settings({"a": [1]})
-        assert database.identity() == replace(IDENTITY, settings={"a": [1]})
-
     def test_epoch_only_rises_and_each_is_noted_once(self, database: GroupDatabase) -> None:
         database.set_epoch(3, Position(1, 10, 5), 2000)
         database.set_epoch(3, Position(1, 11, 6), 3000)
         database.set_epoch(2, Position(1, 4, 4), 3000)
         assert database.identity().epoch == 3
         assert database.epochs() == [(1, 0), (2, 4), (3, 10)]
-
-    def test_replica_state_carries_its_reason(self, database: GroupDatabase) -> None:
-        database.set_replica_state("FAILED", "UNKNOWN_RECORD at 1/5")
-        identity = database.identity()
-        assert (identity.replica_state, identity.replica_reason) == (
-            "FAILED",
-            "UNKNOWN_RECORD at 1/5",
-        )
 
 
 class TestLog:
