@@ -12,10 +12,11 @@ from pathlib import Path
 
 from services.snapshot.documents import Documents
 from services.snapshot.store import BUILT_IN
-from services.snapshot.tasks import model, trust, yamlfile
+from services.snapshot.tasks import model, yamlfile
 from slackwater import names
 from slackwater.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
 from slackwater.runtime import calls
+from slackwater.runtime.trust import distrust
 from slackwater.v1 import snapshot_pb2
 
 FILE = "task.yaml"
@@ -261,7 +262,7 @@ def _task(file: Path) -> Task:
     """
     task_id = file.parent.name
     for path in (file.parent.parent, file.parent, file):
-        problem = trust.distrust(path)
+        problem = distrust(path)
         if problem:
             raise yamlfile.BadFile(0, "", f"{path} {problem}", f"chmod go-w {path}, or chown it")
     if task_id == BUILT_IN:
