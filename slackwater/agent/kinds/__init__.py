@@ -1,0 +1,1 @@
+"""How applications are held: one module for each kind, all behind `kind.Kind`."""
