@@ -12,6 +12,8 @@ apt_packages() { # Debian's name of what the tools come in
     command -v "$tool" >/dev/null 2>&1 || [ -x "/sbin/$tool" ] || [ -x "/usr/sbin/$tool" ] ||
       printf '%s\n' "${of[$tool]}"
   done | sort -u
+  # Its programs are not on the PATH; they stand in a directory for each version.
+  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
   # A binding for Debian's own Python, which has no program to look for.
   [ -e /usr/lib/python3/dist-packages/nbd.py ] || echo python3-libnbd
 }

@@ -8,6 +8,7 @@ import typer
 import slackwater
 from slackwater.cli.command import shared_options
 from slackwater.cli.commands import (
+    agent,
     context,
     group,
     ibc,
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for noun in (status, group, volume, link, replica, ibc, snapshot, log, context):
+for noun in (status, group, volume, link, replica, ibc, agent, snapshot, log, context):
     noun.add_to(app)
 
 

@@ -138,10 +138,11 @@ class Session:
         """The channel to a service."""
         if role not in self._channels:
             address = self.context.address(role)
-            self._channels[role] = client.open_blocking_channel(address, self._tls())
+            self._channels[role] = client.open_blocking_channel(address, self.certificates())
         return self._channels[role]
 
-    def _tls(self) -> CertificateStore | None:
+    def certificates(self) -> CertificateStore | None:
+        """The TLS files of the context, loaded; None for plaintext."""
         files = self.context.tls()
         if files is not None and self._certificates is None:
             try:
