@@ -150,7 +150,8 @@ class Quiescers:
                 raise FailedPrecondition(
                     "NO_AGENT",
                     f"application {name!r} has no agent that could quiesce it; nothing was placed",
-                    f"Start one beside it: slackwater agent KIND {self._group} {name}",
+                    "Start one beside it: slackwater agent run"
+                    f" --group {self._group} --application {name} KIND",
                 )
         holds = []
         for name in sorted(asked.applications):
