@@ -41,6 +41,7 @@ class Secondary:
             freeze_log_limit=config.freeze_log_limit / 100,
             chunk_bytes=int(config.chunk_bytes),
             messages_kept=config.messages_kept,
+            lease_grace=config.lease_grace,
         )
         log = logs.get("secondary")
         self._node = SecondaryNode(self._storage, data, SystemClock(), limits, log)
@@ -117,7 +118,8 @@ class Secondary:
         await asyncio.to_thread(self._nbd.stop, max(grace / 2, 0.5))
 
     async def _start_streams(self) -> None:
-        """Streams come by themselves."""
+        """Streams come by themselves; holders of leases can be heard from now on."""
+        await asyncio.to_thread(self._node.listen)
 
     async def _stop_streams(self, grace: float) -> None:
         del grace

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from slackwater.ibc.messages import MESSAGES_KEPT
+from slackwater.ibc.receivers import LEASE_GRACE_SECONDS
 from slackwater.log.segment import MAX_RECORD_BYTES, LogSettings
 
 MIN_LOG_BYTES, MAX_LOG_BYTES = 64 << 20, 1 << 40
@@ -18,6 +19,7 @@ class Limits:
         freeze_log_limit: Share of the log at which a freeze ends by itself (C8).
         chunk_bytes: Unit of a first snapshot's copies.
         messages_kept: Messages of a replica kept with their verdicts; pending ones beyond it too.
+        lease_grace: Seconds without a sign of life that end a lease (C13).
     """
 
     log_bytes: int = 1 << 30
@@ -25,6 +27,12 @@ class Limits:
     freeze_log_limit: float = 0.8
     chunk_bytes: int = 64 << 10
     messages_kept: int = MESSAGES_KEPT
+    lease_grace: float = LEASE_GRACE_SECONDS
+
+    @property
+    def of_freezes(self) -> dict[str, float]:
+        """What a replica is told about the ends of freezes, by the names it knows them under."""
+        return {"freeze_log_limit": self.freeze_log_limit, "lease_grace": self.lease_grace}
 
     def log_settings(self, log_bytes: int) -> LogSettings:
         """Return the sizes of a new replica's log, as large as its Primary's is."""

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from services.secondary import translate
 from services.secondary.group import SecondaryGroup
+from services.secondary.holding import HoldStream, person
 from services.secondary.node import SecondaryNode
 from slackwater import names
 from slackwater.apply.replica import Replica
@@ -24,7 +25,6 @@ from slackwater.v1 import secondary_pb2 as api
 from slackwater.v1 import secondary_pb2_grpc
 
 WAIT_LIMIT_SECONDS = 3600.0
-HOLDER_LIMIT = 200
 Context = grpc.aio.ServicerContext[Any, Any]
 M = TypeVar("M", bound=Message)
 
@@ -91,7 +91,7 @@ class MessageServicer(secondary_pb2_grpc.SecondaryServiceServicer):
         group = self._group("group", request.group)
         names.check_label("application", request.application)
         seconds = _wait_seconds(request)
-        holder = _person("holder", request.holder) or context.peer()
+        holder = person("holder", request.holder) or context.peer()
         delivered, stopped = await self._receive(
             group.replica, request.application, holder, request.request_id, seconds
         )
@@ -144,15 +144,14 @@ class MessageServicer(secondary_pb2_grpc.SecondaryServiceServicer):
     async def HoldMessage(
         self, request_iterator: AsyncIterator[api.HoldMessageRequest], context: Context
     ) -> AsyncIterator[api.HoldMessageResponse]:
-        """Refuse: leases come with a later release."""
-        yield await self._refuse_hold(context)
-
-    async def _refuse_hold(self, context: Context) -> api.HoldMessageResponse:
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED,
-            "holding a message by a stream comes with a later release; use ReceiveMessage and"
-            " Unfreeze, guarded by the message's freeze timeout",
-        )
+        """Take a message and own its freeze by a lease (C13)."""
+        stream = HoldStream(self._node, request_iterator, context)
+        responses = stream.responses()
+        try:
+            async for response in responses:
+                yield response
+        finally:
+            await responses.aclose()
 
     # -- the end of a freeze ------------------------------------------------------------------
 
@@ -162,7 +161,7 @@ class MessageServicer(secondary_pb2_grpc.SecondaryServiceServicer):
         """End the freeze at a message."""
         owner, message_id = names.child("message", request.message, "messages")
         group = self._node.group(owner)
-        by = _person("by", request.by) or context.peer()
+        by = person("by", request.by) or context.peer()
 
         def unfreeze() -> api.UnfreezeResponse:
             try:
@@ -231,14 +230,6 @@ def _wait_seconds(request: api.ReceiveMessageRequest) -> float:
             "Call again when it is over; 0 returns at once",
         )
     return seconds
-
-
-def _person(field: str, text: str) -> str:
-    if len(text) > HOLDER_LIMIT or not text.isprintable():
-        raise InvalidRequest(
-            field, f"is longer than {HOLDER_LIMIT} characters or not printable", "Give a short name"
-        )
-    return text
 
 
 def _why_not_frozen(

@@ -101,15 +101,11 @@ class SecondaryNode:
 
     def _open(self, directory: GroupDirectory) -> None:
         try:
-            replica = Replica.open(
-                self._storage,
-                directory,
-                self._clock,
-                freeze_log_limit=self.limits.freeze_log_limit,
-            )
+            replica = Replica.open(self._storage, directory, self._clock, **self.limits.of_freezes)
         except (errors.SlackwaterError, OSError) as error:
             self._set_aside(directory.name, error, is_secondary=True)
             return
+        replica.listen(False)
         self._adopt(replica)
 
     def _set_aside(
@@ -148,6 +144,11 @@ class SecondaryNode:
             if self.ending.is_set():
                 return
             time.sleep(REPLAY_LOOK_SECONDS)
+
+    def listen(self) -> None:
+        """Say that holders can reach this service now: from here on their silence counts (C13)."""
+        for group in self.groups.values():
+            group.replica.listen(True)
 
     # -- streams ------------------------------------------------------------------------------
 
@@ -247,11 +248,7 @@ class SecondaryNode:
         )
         try:
             replica = Replica.create(
-                self._storage,
-                self._data,
-                spec,
-                self._clock,
-                freeze_log_limit=self.limits.freeze_log_limit,
+                self._storage, self._data, spec, self._clock, **self.limits.of_freezes
             )
         except BaseException:
             self.quotas.forget(hello.group)

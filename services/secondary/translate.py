@@ -119,6 +119,7 @@ def freeze(group: "SecondaryGroup", info: FreezeInfo) -> resources_pb2.Freeze:
             info.phase, f"slackwater ibc receive {group.name} {application} --wait 60s"
         ),
         position=to_wire(info.message.position),
+        leased=info.leased,
     )
     if info.remaining_seconds is not None:
         result.remaining.CopyFrom(duration(info.remaining_seconds))
@@ -164,7 +165,10 @@ def delivered(group: str, value: Delivered) -> secondary_pb2.DeliveredMessage:
         fenced=message.fenced,
         redelivered=value.redelivered,
         dropped=value.dropped,
+        task=message.task,
     )
+    if message.snapshot_id:
+        result.snapshot = f"groups/{group}/snapshots/{message.snapshot_id}"
     if message.body_is_text:
         result.text = message.body.decode()
     else:

@@ -52,11 +52,14 @@ class ReplicaDatabase(GroupDatabase):
             )
         self.put_message(message)
 
-    def keep_notified(self, message_id: str, lsn: int, verdict: VerdictRow) -> None:
+    def keep_notified(self, verdict: VerdictRow) -> None:
         """Put a message into the inbox, with its effect and its verdict, in one step (D20)."""
         with self.transaction() as connection:
-            connection.execute("UPDATE messages SET state = ? WHERE id = ?", (INBOX, message_id))
             connection.execute(
-                "INSERT OR REPLACE INTO effects VALUES (?, ?, ?)", (lsn, verdict.state, "{}")
+                "UPDATE messages SET state = ? WHERE id = ?", (INBOX, verdict.message_id)
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO effects VALUES (?, ?, ?)",
+                (verdict.lsn, verdict.state, "{}"),
             )
             add_verdict(connection, verdict)

@@ -7,19 +7,27 @@ Everything here is called under the replica's apply lock.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, cast
 
 from slackwater import errors
 from slackwater.apply.database import INBOX, TAKEN, ReplicaDatabase
+from slackwater.apply.message_rows import (
+    message_of_record,
+    message_of_row,
+    row_of,
+    row_of_timers,
+    timers_of_row,
+    verdict_of_row,
+    verdict_row,
+)
 from slackwater.clock import Clock
-from slackwater.group.rows import DeliveryRow, MessageRow, VerdictRow
+from slackwater.group.rows import MessageRow, VerdictRow
 from slackwater.ibc.actions import (
     Answer,
     Delivered,
     DeliveryAction,
+    EndHold,
     Freeze,
     KeepNotified,
-    Phase,
     Receiver,
     Record,
     Resume,
@@ -30,18 +38,12 @@ from slackwater.ibc.actions import (
 from slackwater.ibc.delivery import Delivery, ended
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
 from slackwater.ibc.names import Application
-from slackwater.position import LogPoint, Position
-from slackwater.v1 import common_pb2, record_pb2
+from slackwater.position import LogPoint
+from slackwater.v1 import record_pb2
 
 OnAnswer = Callable[[Delivered | None, bool], None]
+OnHold = Callable[[Answer | EndHold], None]
 OnVerdict = Callable[[Message, Verdict], None]
-
-_BEHAVIOURS: Final = {
-    common_pb2.MESSAGE_BEHAVIOUR_UNSPECIFIED: Behaviour.FREEZE,
-    common_pb2.MESSAGE_BEHAVIOUR_FREEZE: Behaviour.FREEZE,
-    common_pb2.MESSAGE_BEHAVIOUR_NOTIFY: Behaviour.NOTIFY,
-    common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT: Behaviour.SNAPSHOT,
-}
 
 
 class Messages:
@@ -54,6 +56,7 @@ class Messages:
         *,
         link: str,
         freeze_log_limit: float,
+        lease_grace: float,
         stand_still: Callable[[], object],
         go_on: Callable[[], None],
         snapshot: Callable[[Message, str, LogPoint], str],
@@ -65,6 +68,7 @@ class Messages:
             clock: For timers and times.
             link: This replica's link id on the Primary.
             freeze_log_limit: Log use at which a freeze ends by itself (C8).
+            lease_grace: Seconds without a sign of life that end a lease (C13).
             stand_still: Syncs the volumes and takes a checkpoint at the message (D24).
             go_on: Lets the applier pass the message.
             snapshot: Takes a snapshot at a message under a name, once; returns the name.
@@ -76,15 +80,25 @@ class Messages:
         self._snapshot = snapshot
         self._queue: deque[DeliveryAction] = deque()
         self._answers: dict[Receiver, OnAnswer] = {}
+        self._holds: dict[Receiver, OnHold] = {}
         self._reaching = 0
         self.on_verdict: OnVerdict = _nobody_asked
         self.delivery = Delivery(
             [Application(row.name, row.created_ns) for row in database.applications()],
-            [_message_of_row(row) for row in database.messages_in_state(INBOX)],
-            _timers_of_row(database.delivery()),
+            [self._kept(row) for row in database.messages_in_state(INBOX)],
+            timers_of_row(database.delivery()),
             freeze_log_limit,
             link,
+            lease_grace,
         )
+
+    def _kept(self, row: MessageRow) -> Message:
+        """Return a message of the inbox, with the snapshot that was taken at it.
+
+        By its verdict, not its effect: effects go when the checkpoint has passed them.
+        """
+        verdict = self._final_verdict(row.id)
+        return message_of_row(row, verdict.snapshot_id if verdict else "")
 
     # -- the applier's side ------------------------------------------------------------------
 
@@ -109,21 +123,18 @@ class Messages:
             return self.delivery.may_apply, True
         if self._database.effect(lsn) is not None:
             return True, False
-        message = _message_of_record(body, point.position, time_ns)
-        self._database.keep_message(_row_of(message, body))
+        message = message_of_record(body, point.position, time_ns)
+        self._database.keep_message(row_of(message, body))
         link = self.delivery.link
         if message.links and link and link not in message.links:
             return True, False
         if message.behaviour is Behaviour.SNAPSHOT and consistent:
             name = self._snapshot(message, body.snapshot_id, point)
-            verdict = Verdict(VerdictState.SNAPSHOTTED, snapshot_id=name)
-            self._database.record_effect(
-                lsn, "SNAPSHOTTED", {"snapshot": name}, verdict=self._row(message, verdict)
-            )
-            self.on_verdict(message, verdict)
-            return True, True
-        self._reaching = lsn
-        self.delivery.reach(message, self._clock.monotonic(), consistent)
+            self._reaching = lsn
+            self.delivery.snapshotted(message, name, self._clock.monotonic())
+        else:
+            self._reaching = lsn
+            self.delivery.reach(message, self._clock.monotonic(), consistent)
         self.pump(reaching=True)
         self._reaching = 0
         return self.delivery.may_apply, True
@@ -158,10 +169,8 @@ class Messages:
                 else:
                     self._database.add_verdict(row)
                 self.on_verdict(message, verdict)
-            case KeepNotified(message):
-                verdict = Verdict(VerdictState.NOTIFIED)
-                notified = self._row(message, verdict)
-                self._database.keep_notified(message.message_id, message.position.lsn, notified)
+            case KeepNotified(message, verdict):
+                self._database.keep_notified(self._row(message, verdict))
                 self.on_verdict(message, verdict)
             case TakeNotified(message):
                 self._database.set_message_state(message.message_id, TAKEN)
@@ -171,6 +180,9 @@ class Messages:
                 self._go_on()
             case Answer(receiver, delivered, stopped):
                 self._answers.pop(receiver, _nobody)(delivered, stopped)
+                self._holds.get(receiver, _nobody_holds)(action)
+            case EndHold(receiver):
+                self._holds.pop(receiver, _nobody_holds)(action)
 
     def _store(self, timers: Timers | None) -> None:
         if timers is None:
@@ -178,36 +190,10 @@ class Messages:
             return
         standing = self.delivery.standing
         lsn = 0 if standing is None else standing.message.position.lsn
-        detail = {
-            "remaining_seconds": timers.remaining_seconds,
-            "stood_seconds": timers.stood_seconds,
-            "holder": timers.holder,
-            "holder_request_id": timers.holder_request_id,
-            "delivered": timers.delivered,
-        }
-        self._database.set_delivery(DeliveryRow(timers.message_id, lsn, timers.phase.value, detail))
+        self._database.set_delivery(row_of_timers(timers, lsn))
 
     def _row(self, message: Message, verdict: Verdict) -> VerdictRow:
-        detail: dict[str, object] = {}
-        if verdict.by:
-            detail["by"] = verdict.by
-        if verdict.frozen_seconds is not None:
-            detail["frozen_seconds"] = verdict.frozen_seconds
-        if verdict.snapshot_id:
-            detail["snapshot_id"] = verdict.snapshot_id
-        if verdict.text:
-            detail["text"] = verdict.text
-        return VerdictRow(
-            sequence=0,
-            message_id=message.message_id,
-            link="",
-            source=0,
-            lsn=message.position.lsn,
-            state=verdict.state.value,
-            detail=detail,
-            time_ns=self._clock.time_ns(),
-            final=verdict.state.is_final,
-        )
+        return verdict_row(message, verdict, self._clock.time_ns())
 
     # -- receivers ---------------------------------------------------------------------------
 
@@ -238,9 +224,35 @@ class Messages:
         return receiver
 
     def cancel(self, receiver: Receiver) -> None:
-        """Forget a receive whose caller is gone."""
+        """Forget a receive whose caller is gone; of a lease that holds, the grace runs (C13)."""
         self.delivery.cancel(receiver)
         self._answers.pop(receiver, None)
+        self._holds.pop(receiver, None)
+
+    def hold(self, application: str, holder: str, message_id: str, told: OnHold) -> Receiver:
+        """Take the next message, or come back to one, by a lease (C13).
+
+        `told` gets an `Answer` when the message is here and an `EndHold` at the end, which may be
+        at once: the freeze may have ended while the holder was away.
+        """
+        verdict = self._final_verdict(message_id) if message_id else None
+        if verdict is not None:
+            over = Receiver(application, holder, "", 0.0, True, message_id)
+            told(EndHold(over, verdict))
+            return over
+        receiver = self.delivery.hold(application, holder, message_id, self._clock.monotonic())
+        self._holds[receiver] = told
+        self.pump()
+        return receiver
+
+    def release(self, receiver: Receiver) -> None:
+        """The holder of a lease is done: thaw; durable before it is told."""
+        self.delivery.release(receiver, self._clock.monotonic())
+        self.pump()
+
+    def _final_verdict(self, message_id: str) -> Verdict | None:
+        rows = [row for row in self._database.verdicts(message_id) if row.final]
+        return verdict_of_row(rows[-1]) if rows else None
 
     def stop_receive(self, application: str) -> int:
         """End the waiting receives of a name; returns how many there were."""
@@ -296,53 +308,6 @@ def _nobody(delivered: Delivered | None, stopped: bool) -> None:
     del delivered, stopped
 
 
-def _message_of_record(body: record_pb2.IbcMessage, position: Position, time_ns: int) -> Message:
-    is_text = body.WhichOneof("body") == "text"
-    return Message(
-        message_id=body.message_id,
-        application=body.application,
-        behaviour=_BEHAVIOURS.get(body.behaviour, Behaviour.FREEZE),
-        position=position,
-        body=body.text.encode() if is_text else body.data,
-        body_is_text=is_text,
-        links=tuple(body.links),
-        request_id=body.request_id,
-        deliver_timeout_seconds=body.deliver_timeout_seconds,
-        freeze_timeout_seconds=body.freeze_timeout_seconds,
-        unregistered_timeout_seconds=body.unregistered_timeout_seconds,
-        time_ns=time_ns,
-        fenced=body.fenced,
-    )
-
-
-def _row_of(message: Message, body: record_pb2.IbcMessage) -> MessageRow:
-    return MessageRow(
-        id=message.message_id,
-        position=message.position,
-        application=message.application,
-        request_id="",  # repeated sends are the Primary's matter; here it need not be unique
-        time_ns=message.time_ns,
-        record=body.SerializeToString(),
-        links=message.links,
-        fence_seconds=body.fence_held_seconds,
-    )
-
-
-def _message_of_row(row: MessageRow) -> Message:
-    body = record_pb2.IbcMessage.FromString(row.record)
-    return _message_of_record(body, row.position, row.time_ns)
-
-
-def _timers_of_row(row: DeliveryRow | None) -> Timers | None:
-    if row is None:
-        return None
-    detail = row.detail
-    return Timers(
-        message_id=row.message_id,
-        phase=Phase(row.phase),
-        remaining_seconds=cast("float | None", detail["remaining_seconds"]),
-        stood_seconds=float(detail["stood_seconds"]),
-        holder=str(detail["holder"]),
-        holder_request_id=str(detail["holder_request_id"]),
-        delivered=bool(detail["delivered"]),
-    )
+def _nobody_holds(news: Answer | EndHold) -> None:
+    """Tell a lease whose stream is gone."""
+    del news

@@ -36,6 +36,7 @@ from slackwater.apply.workers import IDLE_SECONDS, TICK_SECONDS, Worker
 from slackwater.clock import Clock
 from slackwater.group.directory import DataDirectory, GroupDirectory
 from slackwater.histogram import Histogram
+from slackwater.ibc.receivers import LEASE_GRACE_SECONDS
 from slackwater.position import LogPoint
 from slackwater.record import KIND_IBC_MESSAGE, Buffer, RecordView
 from slackwater.storage.seam import Storage
@@ -48,7 +49,12 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
     """One group on its Secondary; every method may be called from any thread."""
 
     def __init__(
-        self, parts: Opened, clock: Clock, *, freeze_log_limit: float = FREEZE_LOG_LIMIT
+        self,
+        parts: Opened,
+        clock: Clock,
+        *,
+        freeze_log_limit: float = FREEZE_LOG_LIMIT,
+        lease_grace: float = LEASE_GRACE_SECONDS,
     ) -> None:
         """Compose what `open_parts` opened; use `open` or `create`."""
         self.name = parts.identity.name
@@ -104,6 +110,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
             clock,
             link=parts.identity.settings["link"],
             freeze_log_limit=freeze_log_limit,
+            lease_grace=lease_grace,
             stand_still=self.checkpointer.run,
             go_on=self._go_on,
             snapshot=self._snapshot_at,
@@ -129,6 +136,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         clock: Clock,
         *,
         freeze_log_limit: float = FREEZE_LOG_LIMIT,
+        lease_grace: float = LEASE_GRACE_SECONDS,
     ) -> "Replica":
         """Open a replica; after an unclean stop it is RECOVERING until `step` has replayed its log.
 
@@ -139,7 +147,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         """
         parts = open_parts(storage, directory, clock)
         try:
-            return cls(parts, clock, freeze_log_limit=freeze_log_limit)
+            return cls(parts, clock, freeze_log_limit=freeze_log_limit, lease_grace=lease_grace)
         except BaseException:
             parts.lock.close()
             raise
@@ -153,6 +161,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         clock: Clock,
         *,
         freeze_log_limit: float = FREEZE_LOG_LIMIT,
+        lease_grace: float = LEASE_GRACE_SECONDS,
     ) -> "Replica":
         """Make a replica as a Hello describes it: no volumes, CONSISTENT at the group's origin.
 
@@ -163,7 +172,13 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         directory = data.create_group(
             spec.group, lambda building: fill(storage, building, spec, clock)
         )
-        return cls.open(storage, directory, clock, freeze_log_limit=freeze_log_limit)
+        return cls.open(
+            storage,
+            directory,
+            clock,
+            freeze_log_limit=freeze_log_limit,
+            lease_grace=lease_grace,
+        )
 
     # -- threads -----------------------------------------------------------------------------
 

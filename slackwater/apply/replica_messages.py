@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from slackwater import errors
 from slackwater.apply.applier import Applier
 from slackwater.apply.database import ReplicaDatabase
-from slackwater.apply.messages import Messages, OnAnswer
+from slackwater.apply.messages import Messages, OnAnswer, OnHold
 from slackwater.apply.receiving import Receiver
+from slackwater.clock import Clock
 from slackwater.group.rows import MessageRow, VerdictRow
 from slackwater.ibc.actions import Delivered
 from slackwater.ibc.actions import Receiver as WaitingReceiver
@@ -40,6 +41,7 @@ class ReplicaMessages(ABC):
     """Calls about messages; part of `Replica`."""
 
     name: str
+    clock: Clock
     database: ReplicaDatabase
     messages: Messages
     applier: Applier
@@ -94,9 +96,41 @@ class ReplicaMessages(ABC):
         return receiver
 
     def cancel_receive(self, receiver: WaitingReceiver) -> None:
-        """Forget a receive whose caller is gone."""
+        """Forget a receive whose caller is gone; of a lease that holds, the grace runs (C13)."""
         with self._apply_lock:
             self.messages.cancel(receiver)
+
+    def hold(self, application: str, holder: str, message_id: str, told: OnHold) -> WaitingReceiver:
+        """Take the next message of a name, or come back to one, by a lease (C13).
+
+        `told` is called from any thread: with an Answer when the message is here, with an EndHold
+        when the lease is over. `cancel_receive` says that the stream is gone.
+
+        Raises:
+            NotFound: the name is not registered.
+            InvalidRequest: the message is another application's.
+            FailedPrecondition: the replica does not stand at the message, or another has it.
+            GroupFailed: the replica has failed.
+        """
+        with self._changing():
+            receiver = self.messages.hold(application, holder, message_id, told)
+        self.on_change()
+        return receiver
+
+    def heartbeat(self, receiver: WaitingReceiver) -> None:
+        """The holder of a lease lives. Waits for no step: a slow disk must not lose a lease."""
+        self.messages.delivery.heartbeat(receiver, self.clock.monotonic())
+
+    def listen(self, can_hear: bool) -> None:
+        """Say whether holders of leases can be heard; the grace begins when they can."""
+        with self._apply_lock:
+            self.messages.delivery.listen(can_hear, self.clock.monotonic())
+
+    def release_hold(self, receiver: WaitingReceiver) -> None:
+        """The holder of a lease is done: thaw."""
+        with self._changing():
+            self.messages.release(receiver)
+        self.on_change()
 
     def receive_message(
         self, application: str, wait_seconds: float = 0.0, holder: str = "", request_id: str = ""

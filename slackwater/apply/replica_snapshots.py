@@ -135,13 +135,8 @@ class ReplicaSnapshots(ABC):
                 f"replica {self.name!r} does not stand at message {message_id!r}",
                 "A snapshot taken now would not be at the message",
             )
-        return {
-            "message_id": message_id,
-            "position": str(standing.message.position),
-            "application": standing.message.application,
-            "fenced": standing.message.fenced,
-            "frozen_seconds_before": self.clock.monotonic() - standing.stood_since,
-        }
+        stood = self.clock.monotonic() - standing.stood_since
+        return {**_evidence(standing.message), "frozen_seconds_before": stood}
 
     def _finish_record(self) -> None:
         """Bring a large zero to its end: a snapshot lies between records."""
@@ -186,14 +181,19 @@ class ReplicaSnapshots(ABC):
         for row in self.catalogue.ready():
             if row.message_id == message.message_id and row.point == point:
                 return row.name  # made before a crash that came before the effect's row
+        began = self.clock.monotonic()
         taken = {row.name for row in self.catalogue.ready()}
-        name = snapshot_id or f"at-{point.position.lsn}"
+        name = snapshot_id or f"ibc-{message.message_id[:13]}"
         stem, again = f"{name[:32]}-{point.position.lsn}", 1
         while name in taken:
             name, again = stem if again == 1 else f"{stem}-{again}", again + 1
-        evidence = {"message_id": message.message_id, "fenced": message.fenced}
         return self.catalogue.create(
-            name, point, self.volumes.active(), message_id=message.message_id, evidence=evidence
+            name,
+            point,
+            self.volumes.active(),
+            message_id=message.message_id,
+            evidence=_evidence(message),
+            began=began,
         ).name
 
     def snapshots(self) -> list[SnapshotRow]:
@@ -265,3 +265,15 @@ class ReplicaSnapshots(ABC):
             NotFound: there is none of that name.
         """
         return LiveVolume(self.volumes.named(volume_name))
+
+
+def _evidence(message: Message) -> dict[str, object]:
+    """Return what a snapshot taken at a message keeps of it (C20)."""
+    return {
+        "message_id": message.message_id,
+        "position": str(message.position),
+        "application": message.application,
+        "fenced": message.fenced,
+        "fence_held_seconds": message.fence_held_seconds,
+        "quiesced": list(message.quiesced),
+    }

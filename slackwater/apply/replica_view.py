@@ -115,8 +115,7 @@ class ReplicaView:
             phase=standing.phase.value,
             holder=standing.holder,
             stood_seconds=now - standing.stood_since,
-            remaining_seconds=(
-                None if standing.deadline is None else max(0.0, standing.deadline - now)
-            ),
+            remaining_seconds=self.messages.delivery.remaining(now),
             backlog_bytes=max(0, self.receiver.log.durable.offset - stopped.offset),
+            leased=standing.leased,
         )

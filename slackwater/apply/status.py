@@ -29,8 +29,10 @@ class FreezeInfo:
         phase: PREPARING, UNREGISTERED, AWAITING or FROZEN.
         holder: Who took it; empty before.
         stood_seconds: For how long applying has stood still, downtime not counted.
-        remaining_seconds: What is left of this phase; None: for ever.
+        remaining_seconds: What is left of this phase, or of the grace of a lease whose holder is
+            away; None: for ever.
         backlog_bytes: What was received after the message.
+        leased: Whether a lease owns the freeze (C13).
     """
 
     message: Message
@@ -39,6 +41,7 @@ class FreezeInfo:
     stood_seconds: float
     remaining_seconds: float | None
     backlog_bytes: int
+    leased: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 
+from slackwater.errors import SlackwaterError
 from slackwater.ibc.messages import Message, Verdict
 
 
@@ -26,6 +27,7 @@ class Timers:
     holder: str
     holder_request_id: str
     delivered: bool
+    leased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,24 @@ class Delivered:
     dropped: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Receiver:
-    """A waiting receive; `deadline` is monotonic."""
+    """A waiting receive, or the stream of a lease; times are monotonic.
+
+    Attributes:
+        deadline: When a wait is over; a lease waits for as long as its holder lives.
+        is_lease: Whether it takes a message by a lease (C13).
+        message_id: Of a lease, the message its holder comes back to; empty: the next one.
+        seen: Of a lease, when its holder last gave a sign of life.
+    """
 
     application: str
     holder: str
     request_id: str
     deadline: float
+    is_lease: bool = False
+    message_id: str = ""
+    seen: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +92,15 @@ class StoreTimers:
 
 @dataclass(frozen=True, slots=True)
 class KeepNotified:
-    """Put a NOTIFY message into the durable inbox, with its effect row and its verdict (D20)."""
+    """Put a message that did not freeze into the durable inbox, with effect and verdict (D20)."""
 
     message: Message
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class TakeNotified:
-    """Take a NOTIFY message out of the durable inbox."""
+    """Take a message out of the durable inbox."""
 
     message: Message
 
@@ -101,12 +114,27 @@ class Answer:
     stopped: bool = False
 
 
-DeliveryAction = Freeze | Record | Resume | StoreTimers | KeepNotified | TakeNotified | Answer
+@dataclass(frozen=True, slots=True)
+class EndHold:
+    """End the stream of a lease: how the freeze ended, or why it cannot go on."""
+
+    receiver: Receiver
+    verdict: Verdict | None = None
+    error: SlackwaterError | None = None
+
+
+DeliveryAction = (
+    Freeze | Record | Resume | StoreTimers | KeepNotified | TakeNotified | Answer | EndHold
+)
 
 
 @dataclass(slots=True)
 class Standing:
-    """The message the replica stands at. A deadline of None means for ever."""
+    """The message the replica stands at. A deadline of None means for ever.
+
+    `leased`: a lease owns the freeze (C13); `stream` is the one that carries it now, None between
+    two; `seen` is when the holder last gave a sign of life before that.
+    """
 
     message: Message
     phase: Phase
@@ -117,3 +145,11 @@ class Standing:
     holder_request_id: str = ""
     delivered: bool = False
     restored: bool = False
+    leased: bool = False
+    stream: Receiver | None = None
+    seen: float = 0.0
+
+    @property
+    def holder_seen(self) -> float:
+        """When the holder of the lease last gave a sign of life."""
+        return self.seen if self.stream is None else max(self.seen, self.stream.seen)

@@ -18,16 +18,19 @@ At a FREEZE message:
                  UNREGISTERED: the name is not registered here    -> AWAITING | UNCLAIMED
                  AWAITING:     for a receiver to take it          -> FROZEN | EXPIRED
                  FROZEN:       for the unfreeze                   -> UNFROZEN | FREEZE_TIMED_OUT
+                               or the end of its lease (C13)      -> LEASE_LOST
 
 and FREEZE_LOG_LIMIT from each. A thaw is final: the verdict is durable, then applying goes on.
+
+At a SNAPSHOT message the shell takes the snapshot itself, then calls `snapshotted`.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from slackwater import errors
 from slackwater.ibc.actions import (
-    Answer,
-    Delivered,
     DeliveryAction,
     Freeze,
     KeepNotified,
@@ -43,13 +46,14 @@ from slackwater.ibc.actions import (
 from slackwater.ibc.inbox import Inbox
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
 from slackwater.ibc.names import Application, Applications
+from slackwater.ibc.receivers import LEASE_GRACE_SECONDS, PAUSE_SECONDS, Receivers, not_frozen
 
 FREEZE_LOG_LIMIT = 0.8
 TIMERS_EVERY_SECONDS = 5.0
 ENDED_KEPT = 100
 
 
-class Delivery:
+class Delivery(Receivers):
     """Messages of one replica, from where applying reaches them to their verdict.
 
     Attributes:
@@ -64,15 +68,17 @@ class Delivery:
         timers: Timers | None = None,
         freeze_log_limit: float = FREEZE_LOG_LIMIT,
         link: str = "",
+        lease_grace: float = LEASE_GRACE_SECONDS,
     ) -> None:
         """Take up what group.db has.
 
         Args:
             applications: The registered names.
-            inbox: NOTIFY messages nobody has taken yet, oldest first.
+            inbox: Messages that did not freeze and nobody has taken yet, oldest first.
             timers: What was left of the delivery the replica stood at, if any (C15).
             freeze_log_limit: Log use at which a freeze ends by itself; 0: never.
             link: This replica's link id on the Primary, to tell which messages are for it.
+            lease_grace: Seconds without a sign of life after which a lease is lost (C13).
         """
         self.applications = Applications(list(applications))
         self.standing: Standing | None = None
@@ -85,6 +91,9 @@ class Delivery:
         self._actions: list[DeliveryAction] = []
         self._stored_at = 0.0
         self._log_use = 0.0
+        self._grace = lease_grace
+        self._ticked_at: float | None = None
+        self._paused_at = -math.inf
 
     def actions(self) -> list[DeliveryAction]:
         """Return what to do, in order, and forget it."""
@@ -117,11 +126,15 @@ class Delivery:
             self.standing = Standing(message, Phase.PREPARING, now, None, now)
             self._actions.append(Freeze(message))
         else:
-            raise errors.FailedPrecondition(
-                "UNKNOWN_BEHAVIOUR",
-                f"behaviour {message.behaviour.value} is not known here",
-                "Upgrade this Secondary; Secondaries are upgraded before Primaries",
-            )
+            raise AssertionError("the shell takes the snapshot that a message asks for")
+
+    def snapshotted(self, message: Message, snapshot_id: str, now: float) -> None:
+        """The snapshot that a SNAPSHOT message asks for is there (C7); receivers are told now."""
+        verdict = Verdict(VerdictState.SNAPSHOTTED, snapshot_id=snapshot_id)
+        if message.application in self.applications:
+            self._keep(replace(message, snapshot_id=snapshot_id), verdict, now)
+        else:
+            self._end(message, verdict)  # nobody asked to be told
 
     def frozen_here(self, now: float) -> None:
         """Volumes and checkpoint stand at the message, durably (D24): it may be handed over."""
@@ -145,6 +158,7 @@ class Delivery:
         standing.holder_request_id = restored.holder_request_id
         standing.delivered = restored.delivered
         standing.restored = True
+        standing.leased, standing.seen = restored.leased, now  # the grace begins anew
         if (
             restored.phase is Phase.UNREGISTERED
             and standing.message.application in self.applications
@@ -166,118 +180,13 @@ class Delivery:
             # Applying never waits for NOTIFY: there is nobody to keep it for (C7).
             self._end(message, Verdict(VerdictState.UNCLAIMED))
             return
-        self._actions.append(KeepNotified(message))
+        self._keep(message, Verdict(VerdictState.NOTIFIED), now)
+
+    def _keep(self, message: Message, verdict: Verdict, now: float) -> None:
+        self._actions.append(KeepNotified(message, verdict))
         for oldest in self._inbox.keep(message):
             self._actions.append(TakeNotified(oldest))
         self._hand_over(now)
-
-    # ---- receivers
-
-    def register(self, application: Application, now: float) -> None:
-        """Note a registration that is durable; a message that waits for it can be received now."""
-        self.applications.add(application)
-        standing = self.standing
-        if (
-            standing is not None
-            and standing.phase is Phase.UNREGISTERED
-            and standing.message.application == application.name
-        ):
-            self._enter(Phase.AWAITING, standing.message.deliver_timeout_seconds or None, now)
-
-    def check_unregister(self, name: str) -> None:
-        """Allow to take a name back, or say why not (C9)."""
-        pending = self.standing is not None and self.standing.message.application == name
-        self.applications.check_unregister(name, pending or self._inbox.holds(name))
-
-    def unregister(self, name: str) -> None:
-        """Note that a registration is durably gone; waiting receives of it are stopped."""
-        self.applications.remove(name)
-        self.stop_receive(name)
-
-    def receive(
-        self, application: str, holder: str, request_id: str, wait_seconds: float, now: float
-    ) -> Receiver:
-        """Take the next message, now or within `wait_seconds`; an `Answer` ends it (C10).
-
-        Raises:
-            NotFound: The application is not registered here.
-        """
-        self.applications.get(application)
-        receiver = Receiver(application, holder, request_id, now + wait_seconds)
-        self._receivers.append(receiver)
-        self._hand_over(now)
-        self._end_waits(now)
-        return receiver
-
-    def cancel(self, receiver: Receiver) -> None:
-        """The caller is gone: forget its receive."""
-        if receiver in self._receivers:
-            self._receivers.remove(receiver)
-
-    def stop_receive(self, application: str) -> int:
-        """End the waiting receives of an application; return how many there were."""
-        stopped = [r for r in self._receivers if r.application == application]
-        for receiver in stopped:
-            self._answer(receiver, None, stopped=True)
-        return len(stopped)
-
-    def _hand_over(self, now: float) -> None:
-        """Give waiting receivers what there is for them, in order of their calls."""
-        for receiver in list(self._receivers):
-            standing = self.standing
-            # An inbox message of a name lies before the message the replica stands at.
-            notified = self._inbox.take(receiver.application)
-            if notified is not None:
-                # Answered before it is taken out: lost in between, it comes again (C14).
-                self._answer(receiver, self._delivered(notified, False, None))
-                self._actions.append(TakeNotified(notified))
-            elif standing is not None and standing.message.application == receiver.application:
-                self._hand_over_standing(standing, receiver, now)
-
-    def _hand_over_standing(self, standing: Standing, receiver: Receiver, now: float) -> None:
-        redelivered = standing.delivered
-        if standing.phase is Phase.AWAITING:
-            standing.delivered = True
-            seconds = standing.message.freeze_timeout_seconds or None
-            self._take(standing, receiver)
-            self._enter(Phase.FROZEN, seconds, now)
-            verdict = Verdict(VerdictState.DELIVERED, by=receiver.holder)
-            self._actions.append(Record(standing.message, verdict, effect=False))
-        elif standing.phase is not Phase.FROZEN or not self._may_take_again(standing, receiver):
-            return
-        elif standing.restored:
-            # The holder may have died in the outage: the next receiver gets it (C14).
-            self._take(standing, receiver)
-            self._store_timers(now)
-        remaining = None if standing.deadline is None else standing.deadline - now
-        self._answer(receiver, self._delivered(standing.message, redelivered, remaining))
-
-    @staticmethod
-    def _take(standing: Standing, receiver: Receiver) -> None:
-        standing.holder, standing.holder_request_id = receiver.holder, receiver.request_id
-        standing.restored = False
-
-    @staticmethod
-    def _may_take_again(standing: Standing, receiver: Receiver) -> bool:
-        """Whether this is the holder asking again, or the first to ask after a restart (C14)."""
-        same_request = bool(receiver.request_id) and (
-            standing.holder_request_id == receiver.request_id
-        )
-        same_holder = bool(receiver.holder) and standing.holder == receiver.holder
-        return same_request or same_holder or standing.restored
-
-    def _delivered(self, message: Message, again: bool, remaining: float | None) -> Delivered:
-        return Delivered(message, again, remaining, self._inbox.take_dropped(message.application))
-
-    def _answer(
-        self, receiver: Receiver, delivered: Delivered | None, stopped: bool = False
-    ) -> None:
-        self._receivers.remove(receiver)
-        self._actions.append(Answer(receiver, delivered, stopped))
-
-    def _end_waits(self, now: float) -> None:
-        for receiver in [r for r in self._receivers if r.deadline <= now]:
-            self._answer(receiver, None)
 
     # ---- the ends of a freeze
 
@@ -301,9 +210,7 @@ class Delivery:
     def _not_frozen(self, message_id: str) -> errors.FailedPrecondition:
         verdict = self._ended.get(message_id)
         if verdict is None:
-            return errors.FailedPrecondition(
-                "NOT_FROZEN", f"the replica does not stand at message {message_id!r}"
-            )
+            return not_frozen(message_id)
         return ended(message_id, verdict.state.value, verdict.by)
 
     def log_use(self, fraction: float, now: float) -> None:
@@ -319,14 +226,30 @@ class Delivery:
 
     def tick(self, now: float) -> None:
         """Let time pass."""
+        self._notice_pause(now)
         self._end_waits(now)
+        self._end_silent(now)
         standing = self.standing
         if standing is None or standing.phase is Phase.PREPARING:
             return
-        if standing.deadline is not None and now >= standing.deadline:
+        if self._is_lost(standing, now):
+            self._thaw(VerdictState.LEASE_LOST, now)
+        elif standing.deadline is not None and now >= standing.deadline:
             self._thaw(_EXPIRY[standing.phase], now)
         elif now - self._stored_at >= TIMERS_EVERY_SECONDS:
             self._store_timers(now)
+
+    def _notice_pause(self, now: float) -> None:
+        """Give holders their grace again after this side did not listen, once in two graces.
+
+        A machine that stood still finds the heartbeats of that time unread; ticks that are always
+        late must not keep a lost lease alive.
+        """
+        since, self._ticked_at = self._ticked_at, now
+        if since is None or now - since <= PAUSE_SECONDS:
+            return
+        if now - self._paused_at > 2 * self._grace:
+            self._paused_at = now
 
     def abandon(self, state: VerdictState, now: float) -> None:
         """End whatever stands: promotion, a sync, the end of the link (C19)."""
@@ -340,11 +263,11 @@ class Delivery:
         seconds = now - standing.stood_since
         if not standing.delivered:
             self._inbox.drop(standing.message.application)
-        self._end(
-            standing.message, Verdict(state, by=by or standing.holder, frozen_seconds=seconds)
-        )
+        verdict = Verdict(state, by=by or standing.holder, frozen_seconds=seconds)
+        self._end(standing.message, verdict)
         self._actions.append(StoreTimers(None))
         self._actions.append(Resume(standing.message))
+        self._end_holds(standing, verdict)
         return seconds
 
     def _end(self, message: Message, verdict: Verdict) -> None:
@@ -370,7 +293,18 @@ class Delivery:
             holder=standing.holder,
             holder_request_id=standing.holder_request_id,
             delivered=standing.delivered,
+            leased=standing.leased,
         )
+
+    def remaining(self, now: float) -> float | None:
+        """Return how long it is until the phase ends by itself; None: it does not."""
+        standing = self.standing
+        if standing is None:
+            return None
+        ends = [] if standing.deadline is None else [standing.deadline]
+        if standing.leased and standing.stream is None:
+            ends.append(standing.holder_seen + self._grace)
+        return max(0.0, min(ends) - now) if ends else None
 
     def _store_timers(self, now: float) -> None:
         self._stored_at = now

@@ -75,6 +75,20 @@ class Message:
     unregistered_timeout_seconds: float = UNREGISTERED_TIMEOUT_SECONDS
     time_ns: int = 0
     fenced: bool = False
+    fence_held_seconds: float = 0.0
+    freeze_timeout_chosen: bool = False
+    quiesced: tuple[str, ...] = ()
+    task: str = ""
+    snapshot_id: str = ""
+
+    def freeze_seconds(self, *, leased: bool) -> float | None:
+        """Return how long it may hold a freeze; None: for ever (C12).
+
+        A lease lasts as long as its holder lives, unless the sender chose a timeout (C13).
+        """
+        if leased and not self.freeze_timeout_chosen:
+            return None
+        return self.freeze_timeout_seconds or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,6 +238,9 @@ class SecondaryConfig(_StorageServiceConfig):
     chunk_bytes: ByteSize = Field(
         ByteSize(64 << 10), ge=4096, le=4 * _MIB, description="unit of a snapshot's copies"
     )
+    lease_grace: float = Field(
+        5.0, ge=2, le=3600, description="seconds of a holder's silence that end its freeze"
+    )
 
 
 class SnapshotConfig(BaseServiceConfig):

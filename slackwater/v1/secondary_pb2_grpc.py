@@ -232,7 +232,10 @@ class SecondaryServiceServicer:
         """Takes a message and owns its freeze by a lease: a heartbeat every second both ways. Without one
         for the lease grace (5 s) the freeze ends with LEASE_LOST, unless the holder comes back naming the
         message. While the lease lives the freeze timeout ends the freeze only if the sender chose it. A
-        NOTIFY or SNAPSHOT message is handed over without a lease. Role `message`.
+        NOTIFY or SNAPSHOT message is handed over without a lease, and ends the stream. A holder that comes
+        back to a message whose freeze is over gets Thawed at once. FAILED_PRECONDITION: the replica does
+        not stand at the message named, another holder's lease lives, or it was taken by ReceiveMessage.
+        UNAVAILABLE: open it again. Role `message`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

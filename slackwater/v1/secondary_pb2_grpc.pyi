@@ -66,7 +66,10 @@ class SecondaryServiceStub:
     """Takes a message and owns its freeze by a lease: a heartbeat every second both ways. Without one
     for the lease grace (5 s) the freeze ends with LEASE_LOST, unless the holder comes back naming the
     message. While the lease lives the freeze timeout ends the freeze only if the sender chose it. A
-    NOTIFY or SNAPSHOT message is handed over without a lease. Role `message`.
+    NOTIFY or SNAPSHOT message is handed over without a lease, and ends the stream. A holder that comes
+    back to a message whose freeze is over gets Thawed at once. FAILED_PRECONDITION: the replica does
+    not stand at the message named, another holder's lease lives, or it was taken by ReceiveMessage.
+    UNAVAILABLE: open it again. Role `message`.
     """
     Unfreeze: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.UnfreezeRequest, _secondary_pb2.UnfreezeResponse]
     """Ends the freeze at a message. FAILED_PRECONDITION if the replica does not stand at it, saying how
@@ -158,7 +161,10 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     """Takes a message and owns its freeze by a lease: a heartbeat every second both ways. Without one
     for the lease grace (5 s) the freeze ends with LEASE_LOST, unless the holder comes back naming the
     message. While the lease lives the freeze timeout ends the freeze only if the sender chose it. A
-    NOTIFY or SNAPSHOT message is handed over without a lease. Role `message`.
+    NOTIFY or SNAPSHOT message is handed over without a lease, and ends the stream. A holder that comes
+    back to a message whose freeze is over gets Thawed at once. FAILED_PRECONDITION: the replica does
+    not stand at the message named, another holder's lease lives, or it was taken by ReceiveMessage.
+    UNAVAILABLE: open it again. Role `message`.
     """
     Unfreeze: _aio.UnaryUnaryMultiCallable[_secondary_pb2.UnfreezeRequest, _secondary_pb2.UnfreezeResponse]  # type: ignore[assignment]
     """Ends the freeze at a message. FAILED_PRECONDITION if the replica does not stand at it, saying how
@@ -295,7 +301,10 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes a message and owns its freeze by a lease: a heartbeat every second both ways. Without one
         for the lease grace (5 s) the freeze ends with LEASE_LOST, unless the holder comes back naming the
         message. While the lease lives the freeze timeout ends the freeze only if the sender chose it. A
-        NOTIFY or SNAPSHOT message is handed over without a lease. Role `message`.
+        NOTIFY or SNAPSHOT message is handed over without a lease, and ends the stream. A holder that comes
+        back to a message whose freeze is over gets Thawed at once. FAILED_PRECONDITION: the replica does
+        not stand at the message named, another holder's lease lives, or it was taken by ReceiveMessage.
+        UNAVAILABLE: open it again. Role `message`.
         """
 
     @_abc_1.abstractmethod

@@ -114,15 +114,16 @@ def messages(storage: SimulatedStorage, journal: list[Any]) -> None:
     stream = run.stream
     stream.message("n1", common_pb2.MESSAGE_BEHAVIOUR_NOTIFY)
     stream.write(1, 0, b"noted" * 100)
-    stream.message("s1", common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT, snapshot_id="snap")
+    at = stream.message("s1", common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT, snapshot_id="snap")
+    journal.append(("asked for", at.lsn))
     stream.write(1, 0, b"snapped" * 900)
     stream.message("f1")
     stream.write(1, 0, b"after" * 1500)
     stream.write(2, 0, b"after" * 500)
     run.send()
     run.apply()
-    assert run.replica.receive_message(APPLICATION) is not None
-    assert run.replica.receive_message(APPLICATION) is not None
+    got = [run.replica.receive_message(APPLICATION) for _ in range(3)]
+    assert [one and one.message.message_id for one in got] == ["n1", "s1", "f1"]
     run.snapshot("at", "f1")
     run.unfreeze("f1")
     run.apply()
@@ -194,10 +195,22 @@ def check_volumes(replica: Replica, stream: Stream, notes: list[Any]) -> None:
             assert kept[note[1]].point.position.lsn == note[2]
     for name, row in kept.items():
         assert shown(replica, name) == stream.states[row.point.position.lsn], name
-    assert [row.name for row in replica.snapshots() if row.message_id == "s1"] in ([], ["snap"])
+    check_asked_for(replica, notes)
     for message in replica.list_messages():
         finals = [row.state for row in replica.verdicts_of(message.id) if row.final]
         assert len(finals) <= 1, "one effect per message"
+
+
+def check_asked_for(replica: Replica, notes: list[Any]) -> None:
+    """The snapshot that a message asks for is there once, from when the message is passed (C7)."""
+    places = [note[1] for note in notes if note[0] == "asked for"]
+    made = [row for row in replica.snapshots() if row.message_id == "s1"]
+    is_passed = bool(places) and replica.applied.lsn >= places[0]
+    assert [row.name for row in made] == (["snap"] if is_passed else [])
+    said = [row.detail.get("snapshot_id") for row in replica.verdicts_of("s1") if row.final]
+    assert said == [row.name for row in made]
+    waiting = replica.messages.delivery._inbox._messages
+    assert all(one.snapshot_id == "snap" for one in waiting if one.message_id == "s1")
 
 
 def go_on(replica: Replica, stream: Stream) -> None:

@@ -61,8 +61,9 @@ class SmallLimits(Limits):
 class Site:
     """The service in this process, without its process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lease_grace: float = 5.0) -> None:
         self.path = path
+        self.lease_grace = lease_grace
         self.node: SecondaryNode
         self.nbd: Server
         self.address = ""
@@ -82,7 +83,7 @@ class Site:
     async def start(self) -> None:
         storage = RealStorage()
         self._data = DataDirectory.open(storage, self.path, "secondary")
-        limits = SmallLimits(freeze_log_limit=0.5)
+        limits = SmallLimits(freeze_log_limit=0.5, lease_grace=self.lease_grace)
         self.node = SecondaryNode(storage, self._data, SystemClock(), limits, logs.get("test"))
         await asyncio.to_thread(self.node.open_all)
         await asyncio.to_thread(self.node.wait_recovered)
@@ -98,6 +99,7 @@ class Site:
         self._server.add_generic_rpc_handlers((replication.handlers(self.node),))
         self.address = grpcserver.bind(self._server, "127.0.0.1:0")
         await self._server.start()
+        self.node.listen()
         self._channel = grpc.aio.insecure_channel(self.address)
         self.api = Stub(self._channel)
 
