@@ -18,6 +18,7 @@ SENDER = "tests/unit/link/test_sender.py"
 WINDOW = "tests/unit/link/test_window.py"
 SCENARIOS = "tests/scenarios/test_link_scenarios.py"
 DELIVERY = "tests/unit/ibc/test_delivery.py"
+LEASE = "tests/unit/ibc/test_lease.py"
 REPLICATE = "tests/unit/services/secondary/test_replicate.py"
 SIMULATION = "tests/simulation/test_simulation.py"
 
@@ -381,7 +382,7 @@ MUTANTS = (
     ),
     Mutant(
         "handed over before the volumes are synced (D24)",
-        "slackwater/ibc/delivery.py",
+        "slackwater/ibc/receivers.py",
         "        if standing.phase is Phase.AWAITING:\n            standing.delivered = True",
         "        if standing.phase in (Phase.AWAITING, Phase.PREPARING):\n"
         "            standing.delivered = True",
@@ -401,10 +402,59 @@ MUTANTS = (
     ),
     Mutant(
         "freeze timer never ends (C12)",
-        "slackwater/ibc/delivery.py",
-        "            seconds = standing.message.freeze_timeout_seconds or None\n",
-        "            seconds = None\n",
+        "slackwater/ibc/messages.py",
+        "        return self.freeze_timeout_seconds or None\n",
+        "        return None\n",
         f"{DELIVERY}::TestTimeouts::test_freeze_times_out_counted_from_delivery_c12",
+    ),
+    Mutant(
+        "lease never lost (C13)",
+        "slackwater/ibc/receivers.py",
+        "return standing.leased and now",
+        "return False and now",
+        f"{LEASE}::TestGrace::test_silence_for_the_grace_loses_the_lease_c13",
+    ),
+    Mutant(
+        "freeze timeout ends a living lease (C13)",
+        "slackwater/ibc/messages.py",
+        "        if leased and not self.freeze_timeout_chosen:\n            return None\n",
+        "",
+        f"{LEASE}::TestGrace::test_lease_outlives_the_default_freeze_timeout_c13",
+    ),
+    Mutant(
+        "chosen freeze timeout does not end a lease (C12)",
+        "slackwater/ibc/messages.py",
+        "if leased and not self.freeze_timeout_chosen:",
+        "if leased:",
+        f"{LEASE}::TestGrace::test_timeout_the_sender_chose_ends_even_a_living_lease_c12",
+    ),
+    Mutant(
+        "lease forgotten in a restart (C15)",
+        "slackwater/ibc/delivery.py",
+        "            leased=standing.leased,\n",
+        "",
+        f"{LEASE}::TestRestart::test_lease_is_in_the_timers_and_its_grace_begins_anew_c15",
+    ),
+    Mutant(
+        "another holder takes a living lease (C13)",
+        "slackwater/ibc/receivers.py",
+        "if standing.stream is None or receiver.holder == standing.holder:",
+        "if standing.stream is None or receiver.holder:",
+        f"{LEASE}::TestComingBack::test_another_holder_is_refused_while_the_lease_lives",
+    ),
+    Mutant(
+        "unary receive takes a leased message (C13)",
+        "slackwater/ibc/receivers.py",
+        "            return receiver.is_lease and standing.stream is None and same_holder\n",
+        "            return standing.stream is None and same_holder\n",
+        f"{LEASE}::TestUnaryReceiversAndLeases::test_unary_receive_does_not_take_a_leased_message",
+    ),
+    Mutant(
+        "snapshot at a message taken again in replay (C14)",
+        "slackwater/apply/replica_snapshots.py",
+        "if row.message_id == message.message_id and row.point == point:",
+        "if row.point != point:",
+        f"{APPLY}::test_replica_keeps_messages_through_a_crash_at_every_call",
     ),
     Mutant(
         "unfreeze of a wrong id ends the freeze (C12)",
