@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup proto proto-check proto-release fmt lint types test test-unit test-property \
-	test-crash test-sim test-e2e cover bench bench-quick demo check monitoring image clean
+	test-crash test-sim test-e2e cover bench bench-quick bench-ibc demo check monitoring image clean
 
 help: ## list these verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -56,7 +56,10 @@ cover: setup ## branch coverage of the tests without processes
 bench-quick: setup ## ratios to fio and nbdkit in under four minutes; 1 if a goal is missed
 	@python -m benchmarks.quick
 
-bench: bench-quick ## the same
+bench-ibc: setup ## what a message costs, and what applications pay today (some eight minutes)
+	@python -m benchmarks.ibc
+
+bench: bench-quick bench-ibc ## all of them
 
 demo: setup ## the main job, end to end, on this machine
 	@python -m demo
