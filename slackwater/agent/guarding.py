@@ -70,12 +70,10 @@ class Guarding:
         self._say(f"held {seconds + MARGIN_SECONDS}")
 
     def dismiss(self) -> None:
-        """The hold is over."""
+        """The hold is over. The end of the guard is not waited for: the Primary does, for us."""
         self._is_dismissed.set()
         self._say("over")
         self._close_input()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(READY_SECONDS)
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # it is gone: _watch notices

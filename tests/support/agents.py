@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.scripted_primary import eventually
@@ -17,11 +17,11 @@ class AgentProcess:
     """`slackwater agent run`, with a state directory of its own."""
 
     def __init__(
-        self, primary: str, directory: Path, *words: str,
-        application: str = "backup", environment: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+        self, primary: str, directory: Path, *words: str, application: str = "backup"
+    ) -> None:
         """Start it; its log goes to a file."""
         self.state = directory / "state"
+        self.application = application
         self.log = directory / f"agent-{os.urandom(3).hex()}.log"
         command = [
             sys.executable, "-m", "slackwater.cli", "agent", "run", "--primary", primary,
@@ -31,14 +31,13 @@ class AgentProcess:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, **(environment or {})},
             )  # fmt: skip
         self.pid = self._process.pid
 
     @property
     def record(self) -> Path:
         """What it has recorded as held."""
-        return self.state / "demo.backup.json"
+        return self.state / f"demo.{self.application}.json"
 
     @property
     def guards(self) -> list[int]:
@@ -97,9 +96,11 @@ def is_gone(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def running(primary: str, directory: Path, *words: str, **more: str) -> Iterator[AgentProcess]:
+def running(
+    primary: str, directory: Path, *words: str, application: str = "backup"
+) -> Iterator[AgentProcess]:
     """An agent for as long as the body runs; nothing of it is left behind."""
-    agent = AgentProcess(primary, directory, *words, **more)  # type: ignore[arg-type]
+    agent = AgentProcess(primary, directory, *words, application=application)
     try:
         yield agent
     finally:
