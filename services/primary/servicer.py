@@ -356,16 +356,7 @@ class PrimaryServicer(MessageServicer):
         )
 
     def _status(self, group: PrimaryGroup) -> api.GroupStatus:
-        return api.GroupStatus(
-            group=translate.group(group),
-            volumes=[translate.volume(group.name, one) for one in group.writer.volumes.values()],
-            links=[translate.link(one, group) for one in list(group.links.values())],
-            log=translate.log_use(group),
-            pending_messages=len(group.messages.pending()),
-            applications=[row.name for row in group.database.applications()],
-            nbd_connections=self._node.connections(group=f"groups/{group.name}"),
-            agents=[translate.agent(group, one) for one in group.quiesce.core.sessions()],
-        )
+        return translate.status(group, self._node.connections(group=f"groups/{group.name}"))
 
     async def WatchEvents(
         self, request: api.PrimaryServiceWatchEventsRequest, context: Context

@@ -103,6 +103,24 @@ def _apply_lag(value: PrimaryLink, durable_lsn: int) -> float:
     return max((time.time_ns() - value.marks.applied_time_ns) / 1e9, 0.0)
 
 
+def status(value: PrimaryGroup, nbd_connections: int) -> api.GroupStatus:
+    """Return a group with everything in it."""
+    result = api.GroupStatus(
+        group=group(value),
+        volumes=[volume(value.name, one) for one in value.writer.volumes.values()],
+        links=[link(one, value) for one in list(value.links.values())],
+        log=log_use(value),
+        pending_messages=len(value.messages.pending()),
+        applications=[row.name for row in value.database.applications()],
+        nbd_connections=nbd_connections,
+        agents=[agent(value, one) for one in value.quiesce.core.sessions()],
+    )
+    began = value.writer.fence_began
+    if began is not None:
+        result.fence_held.CopyFrom(duration(value.writer.clock.monotonic() - began))
+    return result
+
+
 def application(group_name: str, value: ApplicationRow) -> resources_pb2.Application:
     """Return a registration."""
     return resources_pb2.Application(

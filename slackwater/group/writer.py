@@ -82,6 +82,8 @@ class GroupWriter:
         self.checkpoint_point = log.end
         self.checkpoints_total = 0
         self.fence_seconds = Histogram()
+        self.fence_began: float | None = None
+        """Since when, monotonic, a fence has been holding writes back; None: none does."""
         self.sending = threading.Lock()
         """Messages are placed one after the other, so that a repeated one finds the first (C3)."""
         self.shortage: NoSpace | None = None
@@ -180,8 +182,12 @@ class GroupWriter:
     @contextmanager
     def fenced(self, timeout_seconds: float) -> Iterator[None]:
         """Hold writes back while the body runs (C2, D8); see `Committer.fence`."""
-        with self.committer.fence(timeout_seconds):
-            yield
+        self.fence_began = self.clock.monotonic()
+        try:
+            with self.committer.fence(timeout_seconds):
+                yield
+        finally:
+            self.fence_began = None
 
     @contextmanager
     def hold(self) -> Iterator[Hold]:

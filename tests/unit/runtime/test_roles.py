@@ -33,6 +33,20 @@ def test_data_of_volumes_needs_the_operators_role(rpc: str) -> None:
     assert roles.ROLE_OF[f"/slackwater.v1.PrimaryService/{rpc}"] is Role.OPERATE
 
 
+def test_bodies_of_messages_need_the_role_of_senders() -> None:
+    viewer = Identity("viewer", (Grant(Role.VIEW),))
+    service = "/slackwater.v1.PrimaryService/"
+    assert roles.ROLE_OF[f"{service}GetMessage"] is Role.MESSAGE
+    for rpc in ("ListMessages", "WatchMessage"):
+        assert viewer.allows(roles.ROLE_OF[service + rpc])
+
+
+def test_agent_may_quiesce_and_nothing_else() -> None:
+    agent = Identity("agent", (Grant(Role.QUIESCE),))
+    allowed = {rpc for rpc, role in roles.ROLE_OF.items() if agent.allows(role)}
+    assert allowed == {"/slackwater.v1.PrimaryService/HoldQuiesce"}
+
+
 def test_plaintext_caller_holds_every_role() -> None:
     assert all(roles.EVERYTHING.allows(role) for role in Role)
 

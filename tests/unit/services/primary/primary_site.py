@@ -13,7 +13,7 @@ from services.primary.node import PrimaryNode
 from services.primary.sender import control
 from services.primary.senders import CarriedLink
 from services.primary.servicer import PrimaryServicer
-from slackwater.clock import SystemClock
+from slackwater.clock import Clock, SystemClock
 from slackwater.group.directory import DataDirectory
 from slackwater.link.wire import from_wire, to_wire
 from slackwater.log.marks import SharedMarks
@@ -101,10 +101,12 @@ class Site:
         *,
         pool: Callable[[SharedMarks], Any] = lambda _marks: SilentSender(),
         writeback_tcp: bool = False,
+        clock: Clock | None = None,
         **settings: Any,
     ) -> None:
         self.path = path
         self._settings = settings
+        self._clock = clock or SystemClock()
         self.node: PrimaryNode
         self.senders: Any
         self.nbd: Server
@@ -130,7 +132,7 @@ class Site:
             self._data,
             self.senders,
             self._marks,
-            SystemClock(),
+            self._clock,
             4 << 20,
             logs.get("test"),
             writeback_tcp=self._writeback_tcp,

@@ -37,6 +37,12 @@ async def test_metrics_begin_at_zero_and_follow_the_group(tmp_path: Path) -> Non
         assert families(text) == without, "families are there before anything has happened"
         assert 'slackwater_ibc_messages_total{behaviour="freeze",group="demo"} 0.0' in text
         assert 'slackwater_ibc_messages_total{behaviour="notify",group="demo"} 0.0' in text
+        for result in ("confirmed", "revoked", "timed_out", "failed", "interrupted"):
+            rounds = f'slackwater_ibc_quiesce_rounds_total{{group="demo",result="{result}"}} 0.0'
+            assert rounds in text
+        assert 'slackwater_ibc_agents{group="demo"} 0.0' in text
+        assert 'slackwater_ibc_quiesce_holds{group="demo"} 0.0' in text
+        assert 'slackwater_ibc_quiesce_window_seconds_count{group="demo"} 0.0' in text
         assert 'slackwater_primary_write_bytes_total{group="demo"} 0.0' in text
         assert 'slackwater_link_sent_bytes_total{group="demo",link="site-b"} 0.0' in text
         for command in ("read", "write", "flush", "trim", "write_zeroes"):
