@@ -10,7 +10,8 @@ import grpc
 from services.secondary import metrics, replication
 from services.secondary.limits import Limits
 from services.secondary.node import SecondaryNode
-from services.secondary.servicer import Endpoints, SecondaryServicer
+from services.secondary.servicer import SecondaryServicer
+from services.secondary.snapshot_servicer import Endpoints
 from slackwater.clock import SystemClock
 from slackwater.group.directory import DataDirectory
 from slackwater.nbd.handshake import TlsMode

@@ -15,6 +15,7 @@ from services.secondary import translate
 from slackwater import errors
 from slackwater.apply.replica import Replica
 from slackwater.apply.status import ReplicaState
+from slackwater.group.rows import SnapshotRow
 from slackwater.histogram import Histogram
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
 from slackwater.link.actions import Cursor
@@ -102,6 +103,7 @@ class SecondaryGroup:
         """Let the replica's threads work. From any thread."""
         self.replica.on_change = self._poke
         self.replica.messages.on_verdict = self._verdict
+        self.replica.controls.on_judged = self._judged
         self.replica.start()
 
     def close(self) -> None:
@@ -134,6 +136,20 @@ class SecondaryGroup:
             by=verdict.by,
         )
         self._poke()
+
+    def _judged(self, row: SnapshotRow) -> None:
+        """The outcome of a snapshot's message was applied; from the applier's thread (C17)."""
+        text = f"{row.grade} ({str(row.evidence['outcome']).lower()})"
+        self._events.publish(
+            f"groups/{self.name}/snapshots/{row.name}", "SNAPSHOT_GRADED", text, grade=row.grade
+        )
+        self._log.info(
+            "snapshot_graded",
+            snapshot=row.name,
+            grade=row.grade,
+            message=row.message_id,
+            outcome=row.evidence["outcome"],
+        )
 
     def _changed(self) -> None:
         self._is_poked = False  # first: what changes from here on pokes again

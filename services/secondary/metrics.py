@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from services.secondary.group import SecondaryGroup
 from services.secondary.node import SecondaryNode
+from services.secondary.translate import awaits_outcome
 from slackwater.apply.status import ReplicaState
 from slackwater.histogram import Histogram
 from slackwater.runtime import nbd
@@ -121,6 +122,18 @@ _GAUGES: dict[str, tuple[str, Value]] = {
         "Since when applying stands still at a message, downtime not counted; 0 if it does not.",
         lambda group: frozen_since(group),
     ),
+    "slackwater_ibc_leased": (
+        "1 while a lease owns the freeze, its holder's grace included.",
+        lambda group: float(is_leased(group)),
+    ),
+    "slackwater_snapshots_held": (
+        "Snapshots that cannot be deleted because somebody holds them.",
+        lambda group: sum(row.held for row in group.replica.snapshots()),
+    ),
+    "slackwater_snapshots_awaiting_outcome": (
+        "Snapshots at a quiesced message whose outcome is still to come.",
+        lambda group: sum(awaits_outcome(row) for row in group.replica.snapshots()),
+    ),
 }
 
 _HISTOGRAMS: dict[str, tuple[str, Times]] = {
@@ -147,6 +160,12 @@ def frozen_since(group: SecondaryGroup) -> float:
     """Return when the freeze began, 0 if there is none."""
     info = group.replica.freeze()
     return 0.0 if info is None else time.time() - info.stood_seconds
+
+
+def is_leased(group: SecondaryGroup) -> bool:
+    """Return whether a lease owns the freeze."""
+    info = group.replica.freeze()
+    return info is not None and info.leased
 
 
 def collect(node: SecondaryNode) -> Iterable[Metric]:

@@ -294,7 +294,7 @@ class SecondaryNode:
 
         Raises:
             NotFound, GroupFailed: there is none, or it is not known to be one.
-            FailedPrecondition: its Primary is connected, or it is exported or in use.
+            FailedPrecondition: its Primary is connected, or it is exported, held or in use.
         """
         broken = self.broken.get(name)
         if broken is not None and broken.is_secondary:
@@ -308,12 +308,7 @@ class SecondaryNode:
             )
         snapshots = group.replica.snapshots()
         for row in snapshots:
-            if row.exported:
-                raise errors.FailedPrecondition(
-                    "SNAPSHOT_EXPORTED",
-                    f"snapshot {row.name!r} of replica {name!r} is exported",
-                    f"Unexport it first: slackwater snapshot unexport {name} {row.name}",
-                )
+            group.replica.check_free(row)
         self.check_unused(f"groups/{name}/")
         losses = [
             f"volume {one.name!r} with {one.size} bytes" for one in group.replica.volumes.active()

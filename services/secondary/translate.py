@@ -3,6 +3,8 @@
 import time
 from typing import TYPE_CHECKING
 
+from google.protobuf.json_format import ParseDict
+
 from slackwater import errors
 from slackwater.apply.status import FreezeInfo, ReplicaState
 from slackwater.group.rows import MessageRow, SnapshotRow, SyncRow, VerdictRow
@@ -196,12 +198,15 @@ def message(
         fenced=body.fenced,
         deliver_timeout=duration(body.deliver_timeout_seconds),
         freeze_timeout=duration(body.freeze_timeout_seconds),
+        quiesced=body.quiesced,
+        task=body.task,
     )
     if body.fenced:
         result.fence_held.CopyFrom(duration(row.fence_seconds))
     outcome = group.replica.database.outcome(row.id)
     if outcome is not None:
         result.outcome = record_pb2.Outcome.State.Value(f"STATE_{outcome[0]}")
+        ParseDict(outcome[1].get("judgement", {}), result.judgement)
     if verdicts:
         last = verdicts[-1]
         shown = result.verdicts.add(
@@ -262,9 +267,11 @@ def snapshot(group: "SecondaryGroup", row: SnapshotRow) -> resources_pb2.Snapsho
         state_reason="" if is_reached else "the replica is replaying its log and not yet there",
         exported=row.exported,
         guard=row.guard,
+        held=row.held,
+        hold_note=row.hold_note,
     )
     if row.message_id:
-        result.message = message_name(group.name, row.message_id)
+        _add_evidence(result, group, row)
     if "create_seconds" in row.evidence:
         result.create_duration.CopyFrom(duration(float(str(row.evidence["create_seconds"]))))
     for number, volume_name, size in row.volumes:
@@ -277,12 +284,29 @@ def snapshot(group: "SecondaryGroup", row: SnapshotRow) -> resources_pb2.Snapsho
     return result
 
 
+def _add_evidence(
+    result: resources_pb2.Snapshot, group: "SecondaryGroup", row: SnapshotRow
+) -> None:
+    """Say what the grade rests on (C20)."""
+    evidence = row.evidence
+    result.message = message_name(group.name, row.message_id)
+    result.awaits_outcome = awaits_outcome(row)
+    if evidence.get("fenced"):
+        result.fence_held.CopyFrom(duration(float(evidence["fence_held_seconds"])))
+    if "frozen_seconds_before" in evidence:
+        result.frozen_for.CopyFrom(duration(float(evidence["frozen_seconds_before"])))
+    if "judgement" in evidence:
+        ParseDict(evidence["judgement"], result.judgement)
+
+
+def awaits_outcome(row: SnapshotRow) -> bool:
+    """Return whether the grade of a snapshot may still rise."""
+    return bool(row.evidence.get("quiesced")) and "outcome" not in row.evidence
+
+
 def _grade_reason(row: SnapshotRow) -> str:
     if not row.message_id:
         return "taken without a message"
-    outcome = row.evidence.get("outcome")
-    if outcome is None:
-        return "unconfirmed"
-    if outcome == "REVOKED":
-        return "the quiesce did not hold"
-    return "confirmed"
+    if not row.evidence.get("quiesced"):
+        return "nothing was quiesced"
+    return str(row.evidence.get("outcome", "unconfirmed")).lower()

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from google.protobuf.json_format import MessageToDict
+
 from slackwater import errors, record
 from slackwater.apply.database import ReplicaDatabase
 from slackwater.apply.volumes import VolumeSet
+from slackwater.group.rows import SnapshotRow
 from slackwater.position import LogPoint
 from slackwater.record import RecordView
 from slackwater.snapshots.catalogue import Catalogue
@@ -36,6 +39,7 @@ class Controls:
         self._catalogue = catalogue
         self._preserve = preserve
         self._reach_message = reach_message
+        self.on_judged: Callable[[SnapshotRow], None] = _nobody_asked
 
     def reach(self, data: memoryview, view: RecordView, point: LogPoint) -> bool:
         """Do what the record asks; False: applying stops here.
@@ -82,9 +86,16 @@ class Controls:
             "outcome": "CONFIRMED" if is_confirmed else "REVOKED",
             "evidence": outcome.evidence,
             "window_seconds": outcome.window_seconds,
+            "judgement": MessageToDict(outcome, preserving_proto_field_name=True),
         }
         self._database.put_outcome(
             outcome.message_id, lsn, str(evidence["outcome"]), dict(evidence)
         )
         grade = GRADES.get(outcome.grade, "crash") if is_confirmed else "crash"
-        self._catalogue.judge(outcome.message_id, grade, evidence)
+        for row in self._catalogue.judge(outcome.message_id, grade, evidence):
+            self.on_judged(row)
+
+
+def _nobody_asked(row: SnapshotRow) -> None:
+    """Tell nobody about a snapshot that was judged."""
+    del row

@@ -217,9 +217,10 @@ class ReplicaSnapshots(ABC):
 
         Raises:
             NotFound: there is none of that name.
-            FailedPrecondition: it is exported, or guards a running sync (D27).
+            FailedPrecondition: it is exported or held, or guards a running sync (D27).
         """
         with self._changing():
+            self.check_free(self.catalogue.get(name))
             # A guard that outlived its sync, for it was exported, is a snapshot like any other.
             self.catalogue.delete(name, guard=not self.syncing.is_running)
         self.on_change()
@@ -239,6 +240,44 @@ class ReplicaSnapshots(ABC):
                     "Try again when it is done",
                 )
             return self.catalogue.set_exported(name, True)
+
+    def check_free(self, row: SnapshotRow) -> None:
+        """Refuse to let a snapshot go that somebody relies on.
+
+        Raises:
+            FailedPrecondition: it is exported or held; names the command that ends that.
+        """
+        if row.exported:
+            raise errors.FailedPrecondition(
+                "SNAPSHOT_EXPORTED",
+                f"snapshot {row.name!r} of replica {self.name!r} is exported",
+                f"Unexport it first: slackwater snapshot unexport {self.name} {row.name}",
+            )
+        if row.held:
+            note = f": {row.hold_note}" if row.hold_note else ""
+            raise errors.FailedPrecondition(
+                "SNAPSHOT_HELD",
+                f"snapshot {row.name!r} of replica {self.name!r} is held{note}",
+                f"Release it first: slackwater snapshot release {self.name} {row.name}",
+            )
+
+    def hold_snapshot(self, name: str, note: str) -> SnapshotRow:
+        """Hold a snapshot, durably: it cannot be deleted; a later note replaces the first.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        with self._changing():
+            return self.catalogue.set_held(name, True, note)
+
+    def release_snapshot(self, name: str) -> SnapshotRow:
+        """Take a hold back.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        with self._changing():
+            return self.catalogue.set_held(name, False)
 
     def unexport_snapshot(self, name: str) -> SnapshotRow:
         """Take the mark off.

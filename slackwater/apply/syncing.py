@@ -186,7 +186,7 @@ class Syncing:
         return True
 
     def drop_old_guards(self) -> None:
-        """Let go of guard snapshots once no sync runs; one that is exported stays until then.
+        """Let go of guard snapshots once no sync runs; one exported or held stays.
 
         Raises:
             OSError: no room in group.db; may be tried again.
@@ -194,5 +194,5 @@ class Syncing:
         if self.row is not None:
             return
         for row in self._catalogue.ready():
-            if row.guard and not row.exported:
+            if row.guard and not (row.exported or row.held):
                 self._catalogue.delete(row.name, guard=True)

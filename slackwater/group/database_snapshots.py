@@ -23,8 +23,9 @@ class SnapshotTable(Table):
         with self.transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO snapshots (name, uid, offset, epoch, lsn, chain, state, grade,"
-                " message_id, guard, exported, chunk_bytes, created_ns, volumes, evidence)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " message_id, guard, exported, chunk_bytes, created_ns, volumes, evidence,"
+                " held, hold_note)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 _snapshot_values(snapshot),
             )
             assert cursor.lastrowid is not None
@@ -116,6 +117,8 @@ def _snapshot_values(row: SnapshotRow) -> tuple[Any, ...]:
         row.created_ns,
         json.dumps(row.volumes),
         json.dumps(row.evidence),
+        int(row.held),
+        row.hold_note,
     )
 
 
@@ -123,7 +126,7 @@ def _update_snapshot(connection: sqlite3.Connection, row: SnapshotRow) -> None:
     connection.execute(
         "UPDATE snapshots SET name = ?, uid = ?, offset = ?, epoch = ?, lsn = ?, chain = ?,"
         " state = ?, grade = ?, message_id = ?, guard = ?, exported = ?, chunk_bytes = ?,"
-        " created_ns = ?, volumes = ?, evidence = ? WHERE id = ?",
+        " created_ns = ?, volumes = ?, evidence = ?, held = ?, hold_note = ? WHERE id = ?",
         (*_snapshot_values(row), row.id),
     )
 
@@ -143,4 +146,6 @@ def _snapshot(row: sqlite3.Row) -> SnapshotRow:
         created_ns=row["created_ns"],
         volumes=tuple((one[0], one[1], one[2]) for one in json.loads(row["volumes"])),
         evidence=json.loads(row["evidence"]),
+        held=bool(row["held"]),
+        hold_note=row["hold_note"],
     )

@@ -120,6 +120,7 @@ class SnapshotRow:
     """A group snapshot; `state` is CREATING, READY or DELETING.
 
     `id` grows with each snapshot made; 0 before it is added. `volumes` has (id, name, size).
+    `held`: it cannot be deleted, for the reason in `hold_note`.
     """
 
     id: int
@@ -135,6 +136,8 @@ class SnapshotRow:
     created_ns: int
     volumes: tuple[tuple[int, str, int], ...]
     evidence: dict[str, Any]
+    held: bool = False
+    hold_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The tables of group.db. Both roles keep the same ones; never written per write or batch."""
 
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 CREATE TABLE identity (
@@ -64,7 +64,8 @@ CREATE TABLE snapshots (
     offset INTEGER NOT NULL, epoch INTEGER NOT NULL, lsn INTEGER NOT NULL, chain INTEGER NOT NULL,
     state TEXT NOT NULL, grade TEXT NOT NULL, message_id TEXT NOT NULL, guard INTEGER NOT NULL,
     exported INTEGER NOT NULL, chunk_bytes INTEGER NOT NULL, created_ns INTEGER NOT NULL,
-    volumes TEXT NOT NULL, evidence TEXT NOT NULL
+    volumes TEXT NOT NULL, evidence TEXT NOT NULL,
+    held INTEGER NOT NULL, hold_note TEXT NOT NULL
 );
 CREATE TABLE delivery (
     one INTEGER PRIMARY KEY CHECK (one = 1),

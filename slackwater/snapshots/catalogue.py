@@ -266,11 +266,32 @@ class Catalogue:
         """
         return self._update(replace(self.get(name), exported=exported))
 
-    def judge(self, message_id: str, grade: str, evidence: Mapping[str, object]) -> None:
-        """Give the snapshots made at a message what its Outcome says (C17, C20)."""
-        for row in self.ready():
-            if message_id and row.message_id == message_id:
-                self._update(replace(row, grade=grade, evidence={**row.evidence, **evidence}))
+    def set_held(self, name: str, held: bool, note: str = "") -> SnapshotRow:
+        """Mark a snapshot as held, durably, or take the mark off; `delete` does not look at it.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return self._update(replace(self.get(name), held=held, hold_note=note))
+
+    def judge(
+        self, message_id: str, grade: str, evidence: Mapping[str, object]
+    ) -> list[SnapshotRow]:
+        """Give the snapshots made at a message what its Outcome says (C17, C20); return them.
+
+        Only what was quiesced can be judged, and the first judgement stands.
+        """
+        waiting = [
+            row
+            for row in self.ready()
+            if row.message_id == message_id
+            and row.evidence.get("quiesced")
+            and "outcome" not in row.evidence
+        ]
+        return [
+            self._update(replace(row, grade=grade, evidence={**row.evidence, **evidence}))
+            for row in waiting
+        ]
 
     def _update(self, row: SnapshotRow) -> SnapshotRow:
         self._database.update_snapshot(row)

@@ -15,7 +15,7 @@ from slackwater.apply.replica import Replica
 from slackwater.apply.status import ReplicaState
 from slackwater.clock import ManualClock
 from slackwater.storage.simulated import SimulatedStorage
-from slackwater.v1 import common_pb2
+from slackwater.v1 import common_pb2, record_pb2
 from tests.support.simulation import every_crash
 from tests.unit.apply.stream import (
     APPLICATION,
@@ -114,7 +114,9 @@ def messages(storage: SimulatedStorage, journal: list[Any]) -> None:
     stream = run.stream
     stream.message("n1", common_pb2.MESSAGE_BEHAVIOUR_NOTIFY)
     stream.write(1, 0, b"noted" * 100)
-    at = stream.message("s1", common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT, snapshot_id="snap")
+    at = stream.message(
+        "s1", common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT, snapshot_id="snap", quiesced=["db"]
+    )
     journal.append(("asked for", at.lsn))
     stream.write(1, 0, b"snapped" * 900)
     stream.message("f1")
@@ -127,10 +129,55 @@ def messages(storage: SimulatedStorage, journal: list[Any]) -> None:
     run.snapshot("at", "f1")
     run.unfreeze("f1")
     run.apply()
+    judged = stream.outcome(
+        "s1", record_pb2.Outcome.STATE_CONFIRMED, common_pb2.SNAPSHOT_GRADE_APPLICATION
+    )
+    journal.append(("judged", judged.lsn))
     stream.write(1, CHUNK, b"more" * 1200)
     run.send()
     run.apply()
     run.replica.close()
+
+
+def leases(storage: SimulatedStorage, journal: list[Any]) -> None:
+    """A lease is taken, its stream breaks, its holder comes back and lets go (C13, C15)."""
+    run = Run(storage, journal)
+    base(run)
+    stream = run.stream
+    stream.message("f1")
+    stream.write(1, 0, b"after" * 1500)
+    run.send()
+    run.apply()
+    told: list[Any] = []
+    first = run.replica.hold(APPLICATION, "me", "", told.append)
+    assert told
+    journal.append(("leased", "f1"))
+    run.replica.cancel_receive(first)
+    back = run.replica.hold(APPLICATION, "me", "f1", told.append)
+    run.snapshot("at", "f1")
+    journal.append(("unfreezing", "f1"))
+    run.replica.release_hold(back)
+    journal.append(("unfrozen", "f1"))
+    run.apply()
+    run.replica.close()
+
+
+def verify_leases(storage: SimulatedStorage, journal: list[Any]) -> None:
+    """A lease outlives a crash until its holder unfreezes; then the rest holds too."""
+    notes = [note for note in journal if note[0] != "stream"]
+    if ("leased", "f1") in notes and ("unfrozen", "f1") not in notes:
+        replica = open_replica(storage.kill(), ManualClock())
+        apply_all(replica)
+        info = replica.freeze()
+        if info is None:
+            assert ("unfreezing", "f1") in notes, "only the holder ended it"
+        else:
+            assert info.leased and info.holder == "me"
+            told: list[Any] = []
+            replica.hold(APPLICATION, "me", "f1", told.append)
+            assert told[0].delivered.redelivered
+        assert replica.failure is None
+    verify(storage, journal)
 
 
 def volumes(storage: SimulatedStorage, journal: list[Any]) -> None:
@@ -209,6 +256,10 @@ def check_asked_for(replica: Replica, notes: list[Any]) -> None:
     assert [row.name for row in made] == (["snap"] if is_passed else [])
     said = [row.detail.get("snapshot_id") for row in replica.verdicts_of("s1") if row.final]
     assert said == [row.name for row in made]
+    judged = [note[1] for note in notes if note[0] == "judged"]
+    is_judged = bool(judged) and replica.applied.lsn >= judged[0]
+    grades = [(row.grade, "judgement" in row.evidence) for row in made]
+    assert grades == [("application", True) if is_judged else ("crash", False)] * len(made)
     waiting = replica.messages.delivery._inbox._messages
     assert all(one.snapshot_id == "snap" for one in waiting if one.message_id == "s1")
 
@@ -250,6 +301,10 @@ def test_replica_keeps_volumes_and_snapshots_through_a_crash_at_every_call() -> 
 
 def test_replica_keeps_volumes_that_come_and_go_through_a_crash_at_every_call() -> None:
     assert every_crash(volumes, verify) > 100
+
+
+def test_replica_keeps_leases_through_a_crash_at_every_call() -> None:
+    assert every_crash(leases, verify_leases) > 100
 
 
 def test_replica_keeps_messages_through_a_crash_at_every_call() -> None:

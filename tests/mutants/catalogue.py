@@ -19,6 +19,7 @@ WINDOW = "tests/unit/link/test_window.py"
 SCENARIOS = "tests/scenarios/test_link_scenarios.py"
 DELIVERY = "tests/unit/ibc/test_delivery.py"
 LEASE = "tests/unit/ibc/test_lease.py"
+GRADES = "tests/unit/services/secondary/test_grades.py"
 REPLICATE = "tests/unit/services/secondary/test_replicate.py"
 SIMULATION = "tests/simulation/test_simulation.py"
 
@@ -448,6 +449,34 @@ MUTANTS = (
         "            return receiver.is_lease and standing.stream is None and same_holder\n",
         "            return standing.stream is None and same_holder\n",
         f"{LEASE}::TestUnaryReceiversAndLeases::test_unary_receive_does_not_take_a_leased_message",
+    ),
+    Mutant(
+        "outcome raises what was not quiesced (C20)",
+        "slackwater/snapshots/catalogue.py",
+        '            and row.evidence.get("quiesced")\n',
+        "",
+        f"{GRADES}::test_outcome_of_a_message_without_a_quiesce_raises_nothing",
+    ),
+    Mutant(
+        "later outcome replaces the first (C17)",
+        "slackwater/snapshots/catalogue.py",
+        '            and "outcome" not in row.evidence\n',
+        "",
+        f"{GRADES}::test_outcome_grades_the_snapshot_durably_and_shows_why_c17",
+    ),
+    Mutant(
+        "held snapshot deleted",
+        "slackwater/apply/replica_snapshots.py",
+        "        if row.held:\n",
+        "        if False:\n",
+        f"{GRADES}::test_held_snapshot_cannot_be_deleted_until_it_is_released",
+    ),
+    Mutant(
+        "grace runs before the service can be reached (C15)",
+        "slackwater/ibc/receivers.py",
+        "        self._paused_at = now if can_hear else math.inf\n",
+        "        self._paused_at = now\n",
+        f"{LEASE}::TestRestart::test_grace_begins_when_the_service_can_hear_again",
     ),
     Mutant(
         "snapshot at a message taken again in replay (C14)",

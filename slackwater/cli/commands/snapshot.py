@@ -12,7 +12,7 @@ from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.failure import EXIT_FAILED, Failure, not_found, usage
 from slackwater.cli.screen import as_dict
 from slackwater.cli.session import Session
-from slackwater.v1 import common_pb2, resources_pb2, snapshot_pb2
+from slackwater.v1 import common_pb2, resources_pb2, secondary_pb2, snapshot_pb2
 
 MAX_WAIT_SECONDS = 86_400.0
 _OVER = frozenset(
@@ -100,13 +100,14 @@ def list_snapshots(session: Session, group: Group) -> None:
             words.moment(row.create_time),
             words.size(sum(volume.preserved_bytes for volume in row.volumes)),
             "yes" if row.exported else "no",
+            "yes" if row.held else "no",
         )
         for row in snapshots
     ]
     session.screen.listing(
         "snapshots",
         snapshots,
-        ("name", "state", "position", "grade", "message", "made", "keeps", "exported"),
+        ("name", "state", "position", "grade", "message", "made", "keeps", "exported", "held"),
         rows,
         f"no snapshots; take one: slackwater snapshot create {group} s1",
     )
@@ -170,6 +171,29 @@ def unexport(session: Session, snapshot: Snapshot, second: Second = None) -> Non
     name = words.child_name(snapshot, second, "snapshots")
     request = snapshot_pb2.SnapshotServiceUnexportSnapshotRequest(name=name)
     answer = session.call("snapshot", session.snapshot.UnexportSnapshot, request, hint=_hint(name))
+    _show(session, answer.snapshot)
+
+
+@command(app, "hold", "slackwater snapshot hold demo s1 --note 'until the audit'")
+def hold(
+    session: Session,
+    snapshot: Snapshot,
+    second: Second = None,
+    note: Annotated[str, typer.Option("--note", help="Why, for people.", metavar="TEXT")] = "",
+) -> None:
+    """Hold a snapshot: retention passes it by and it cannot be deleted."""
+    name = words.child_name(snapshot, second, "snapshots")
+    request = secondary_pb2.HoldSnapshotRequest(name=name, note=note)
+    answer = session.call("secondary", session.secondary.HoldSnapshot, request, hint=_hint(name))
+    _show(session, answer.snapshot)
+
+
+@command(app, "release", "slackwater snapshot release demo s1")
+def release(session: Session, snapshot: Snapshot, second: Second = None) -> None:
+    """Take the hold of a snapshot back."""
+    name = words.child_name(snapshot, second, "snapshots")
+    request = secondary_pb2.ReleaseSnapshotRequest(name=name)
+    answer = session.call("secondary", session.secondary.ReleaseSnapshot, request, hint=_hint(name))
     _show(session, answer.snapshot)
 
 
@@ -288,6 +312,7 @@ def _show(session: Session, row: resources_pb2.Snapshot) -> None:
             ("position", words.position(row.position)),
             ("grade", _grade(row.grade, row.grade_reason)),
             ("message", row.message),
+            *_evidence(row),
             ("made", f"{words.moment(row.create_time)}, in {words.duration(row.create_duration)}"),
             *(
                 (
@@ -298,8 +323,27 @@ def _show(session: Session, row: resources_pb2.Snapshot) -> None:
                 for volume in row.volumes
             ),
             ("exported", "yes" if row.exported else "no"),
+            ("held", (row.hold_note or "yes") if row.held else "no"),
         ],
     )
+
+
+def _evidence(row: resources_pb2.Snapshot) -> list[tuple[str, str]]:
+    """What the grade rests on."""
+    return [
+        ("fence held for", words.duration(row.fence_held) if row.HasField("fence_held") else ""),
+        ("frozen before", words.duration(row.frozen_for) if row.HasField("frozen_for") else ""),
+        ("outcome", "to come: the grade may rise" if row.awaits_outcome else ""),
+        ("evidence", row.judgement.evidence),
+        *(
+            (
+                f"quiesced {report.application}",
+                f"{report.kind}, held {words.seconds(report.held_seconds)},"
+                f" {'unbroken' if report.unbroken else report.problem or 'broken'}",
+            )
+            for report in row.judgement.reports
+        ),
+    ]
 
 
 def _show_run(session: Session, run: snapshot_pb2.Run) -> None:

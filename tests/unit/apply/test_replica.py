@@ -169,7 +169,9 @@ def test_notified_message_is_kept_and_applying_goes_on() -> None:
 def test_snapshot_message_takes_the_snapshot_and_confirmed_outcome_grades_it() -> None:
     replica = make_replica(SimulatedStorage(), ManualClock())
     stream = two_volumes()
-    at = stream.message("s1", common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT, snapshot_id="snap")
+    at = stream.message(
+        "s1", common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT, snapshot_id="snap", quiesced=["app"]
+    )
     stream.write(1, 0, b"after" * 500)
     receive(replica, stream)
     apply_all(replica)

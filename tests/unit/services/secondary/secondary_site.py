@@ -14,7 +14,8 @@ from services.secondary import replication
 from services.secondary.group import SecondaryGroup
 from services.secondary.limits import Limits
 from services.secondary.node import SecondaryNode
-from services.secondary.servicer import Endpoints, SecondaryServicer
+from services.secondary.servicer import SecondaryServicer
+from services.secondary.snapshot_servicer import Endpoints
 from slackwater.clock import SystemClock
 from slackwater.group.directory import DataDirectory
 from slackwater.link.wire import append_prefix, from_wire, to_wire
