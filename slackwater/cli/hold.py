@@ -15,15 +15,12 @@ from typing import Any
 
 import grpc
 
-from slackwater.runtime import status
 from slackwater.v1 import common_pb2, secondary_pb2
 
 BEAT_SECONDS = 1.0
 AGAIN_SECONDS = 0.5
 SILENCE_SECONDS = 5.0
 """Without a sign of life for so long the connection is taken for dead and made anew."""
-
-_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 Request = secondary_pb2.HoldMessageRequest
 
@@ -71,7 +68,7 @@ class Hold:
         self._call: Any = None
         self._heard = time.monotonic()
         self._answered = False
-        self._releasing = False
+        self._releasing = self._has_message = self._hung_up = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="hold", daemon=True)
 
@@ -82,12 +79,14 @@ class Hold:
     def release(self) -> None:
         """The work is done: let the replica go on. Thawed follows, after a broken stream too."""
         self._releasing = True
-        self._outbox.put(Request(unfreeze=Request.Unfreeze()))
+        if self._has_message:  # else it is said once this stream has it: see _take
+            self._outbox.put(Request(unfreeze=Request.Unfreeze()))
 
     def check(self) -> None:
         """Give a connection up that has been silent; called about every second."""
         if self._call is not None and time.monotonic() - self._heard > SILENCE_SECONDS:
             self._heard = time.monotonic()
+            self._hung_up = True
             self._call.cancel()
 
     def close(self) -> None:
@@ -119,13 +118,14 @@ class Hold:
         """Whether it is worth to try again: a Secondary that was there once may come back."""
         if error is None:
             return self._answered
-        remote = status.decode(error)
-        was_said = bool(remote.fields) and remote.code is grpc.StatusCode.CANCELLED
-        return self._answered and remote.code in _PASSING and not was_said
+        if error.code() is grpc.StatusCode.CANCELLED:
+            return self._hung_up  # else it is StopReceive that says so
+        return self._answered and error.code() is grpc.StatusCode.UNAVAILABLE
 
     def _read_once(self) -> bool:
         """Follow one stream; True if there is nothing left to hold."""
         self._outbox = queue.SimpleQueue()
+        self._has_message = self._hung_up = False
         self._heard = time.monotonic()
         self._call = self._rpc(self._requests(self._outbox))
         for response in self._call:
@@ -144,12 +144,12 @@ class Hold:
         if kind != "delivered":
             return False
         message = response.delivered
+        self._has_message = True
+        if self._releasing:  # while the stream was broken
+            self._outbox.put(Request(unfreeze=Request.Unfreeze()))
         if not self._opening.message:
             self._opening.message = message.name
             self._events.put(Delivered(message))
-        elif self._releasing:
-            # The stream broke before the Secondary heard of the release: say it again.
-            self._outbox.put(Request(unfreeze=Request.Unfreeze()))
         return message.behaviour != common_pb2.MESSAGE_BEHAVIOUR_FREEZE
 
     def _requests(self, outbox: "queue.SimpleQueue[Request | None]") -> Iterator[Request]:
