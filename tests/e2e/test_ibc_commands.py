@@ -1,6 +1,7 @@
 """Every `slackwater ibc` command against real services: what it does, and what it ends with."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ NAMES = ("demo", APPLICATION)
 
 
 @pytest.fixture
-def slackwater(cluster: Cluster) -> Typed:
+def slackwater(cluster: Cluster) -> Iterator[Typed]:
     """The command line, over a link that streams and a name that both sides know."""
     cluster.replicate(data=MIB)
-    return Typed(cluster)
+    with Typed(cluster) as typed:
+        yield typed
 
 
 def sent(slackwater: Typed, *options: str) -> str:

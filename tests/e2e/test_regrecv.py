@@ -73,7 +73,9 @@ class Site:
 def site(cluster: Cluster, tmp_path: Path) -> Iterator[Site]:
     work = tmp_path / "marks"
     work.mkdir()
-    yield Site(cluster, work)
+    site = Site(cluster, work)
+    with site.slackwater:
+        yield site
     for left in work.glob("*.pid"):  # commands that outlived what started them, on purpose
         try:
             os.killpg(int(left.read_text()), signal.SIGKILL)
@@ -151,7 +153,7 @@ def test_receiver_that_is_killed_loses_its_lease_and_the_replica_goes_on(site: S
     running = site.start(f"echo $$ > {runs}; exec sleep 600")
     message = site.send()
     wait_until("the command runs", lambda: runs.exists() and bool(runs.read_text()))
-    running.process.kill()
+    running.kill()
     assert site.verdict(message) == "LEASE_LOST"
     site.goes_on()
 

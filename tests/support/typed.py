@@ -7,7 +7,7 @@ import subprocess
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from demo.sites import Sites
 
@@ -28,14 +28,21 @@ class Running:
         """Send it a signal."""
         self.process.send_signal(number)
 
+    def kill(self) -> None:
+        """SIGKILL it, if it still runs; what it started is left alone."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
     def ends(self, code: int = 0) -> str:
         """Wait for its end, expect an exit code, return what it printed."""
         try:
             out, err = self.process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            out, err = self.process.communicate()
-            raise AssertionError(f"{self.words} did not end: {err.decode()}") from None
+            self.kill()
+            raise AssertionError(f"{self.words} did not end") from None
         self.output, self.error = out.decode(errors="replace"), err.decode(errors="replace")
         assert self.process.returncode == code, (self.process.returncode, self.output, self.error)
         return self.output
@@ -46,6 +53,7 @@ class Typed:
 
     def __init__(self, sites: Sites) -> None:
         """Remember where they are."""
+        self._started: list[Running] = []
         self.environment = {
             **os.environ,
             "SLACKWATER_PRIMARY": sites.primary.endpoints.grpc,
@@ -56,6 +64,16 @@ class Typed:
         }
         self.error = ""
 
+    def __enter__(self) -> Self:
+        """For `with`."""
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        """Kill what a failed test left running."""
+        for running in self._started:
+            if running.process.poll() is None:
+                running.kill()
+
     def start(self, *words: str) -> Running:
         """Type a command and leave it running."""
         process = subprocess.Popen(
@@ -65,7 +83,9 @@ class Typed:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        return Running(words, process)
+        running = Running(words, process)
+        self._started.append(running)
+        return running
 
     def __call__(self, *words: str, code: int = 0) -> str:
         """Type a command, expect an exit code, return what it printed."""
