@@ -174,6 +174,8 @@ class MessageDesk:
         state = VerdictState.QUEUED
         if link is not None and link.marks.acked_lsn >= row.position.lsn:
             state = VerdictState.ARRIVED
+        elif link is not None and link.marks.sent_lsn >= row.position.lsn:
+            state = VerdictState.SENT
         return VerdictRow(
             0, row.id, link_name, 0, row.position.lsn, state.name, {}, row.time_ns, final=False
         )

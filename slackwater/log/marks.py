@@ -94,6 +94,8 @@ class LinkMarks(_Slot):
     reconnects = _Word(11)
     regions_done_bytes = _Word(12)
     regions_total_bytes = _Word(13)
+    sent_lsn = _Word(14)
+    """The last record handed to the open stream; 0 while there is none."""
 
 
 class SharedMarks:

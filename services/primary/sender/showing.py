@@ -44,6 +44,7 @@ class Showing:
         self._marks.state = STATES.index(core.state)
         window = core.records.window
         self._marks.inflight_bytes = 0 if window is None else window.in_flight_bytes
+        self._marks.sent_lsn = 0 if window is None else window.sent.position.lsn
         sync = core.sync.window
         self._marks.regions_done_bytes = 0 if sync is None else sync.done_bytes
         self._marks.regions_total_bytes = 0 if sync is None else sync.total_bytes

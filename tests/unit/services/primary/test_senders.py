@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,35 @@ async def test_restart_of_the_service_in_the_middle_of_a_sync_ends_it(tmp_path: 
         await streaming(site, secondary)
         row = site.node.group("demo").database.link("site-b")
         assert not row.dirty
+
+
+@in_loop
+async def test_message_is_sent_before_it_has_arrived(tmp_path: Path) -> None:
+    """C16: SENT while the Secondary does not answer, ARRIVED once it has."""
+    async with FakeSecondary() as secondary, Site(tmp_path, pool=pool) as site:
+        await linked_site(site, secondary)
+        await site.api.RegisterApplication(
+            api.PrimaryServiceRegisterApplicationRequest(group=GROUP, application="backup")
+        )
+        await streaming(site, secondary)
+        secondary.is_reading.clear()
+        request = api.SendMessageRequest(group=GROUP, application="backup")
+        # The answer that is under way may cover the first of them; the second waits for sure.
+        await site.api.SendMessage(request)
+        name = (await site.api.SendMessage(request)).message.name
+
+        async def is_now(state: common_pb2.VerdictState.ValueType) -> None:
+            deadline = time.monotonic() + 20
+            while True:
+                seen = (await site.api.GetMessage(api.GetMessageRequest(name=name))).message
+                if seen.verdicts[0].state == state:
+                    return
+                assert time.monotonic() < deadline, seen.verdicts
+                await asyncio.sleep(0.02)
+
+        await is_now(common_pb2.VERDICT_STATE_SENT)
+        secondary.is_reading.set()
+        await is_now(common_pb2.VERDICT_STATE_ARRIVED)
 
 
 @in_loop
