@@ -149,6 +149,15 @@ CASES = (
         *("10m", "20m", "40m"),
     ),
     Case(
+        "SlackwaterQuiesceFailed",
+        {
+            f'slackwater_ibc_quiesce_rounds_total{{{GROUP},result="revoked",{PAGE}}}': "0x10 1x60",
+            f'slackwater_ibc_quiesce_rounds_total{{{GROUP},result="confirmed",{PAGE}}}': "0+1x70",
+        },
+        {**GROUP_LABELS, "result": "revoked"},
+        *("10m", "20m", "40m"),
+    ),
+    Case(
         "SlackwaterNoRecentApplicationSnapshot",
         {
             "slackwater_snapshot_last_created_timestamp_seconds{"

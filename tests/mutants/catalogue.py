@@ -21,6 +21,10 @@ DELIVERY = "tests/unit/ibc/test_delivery.py"
 LEASE = "tests/unit/ibc/test_lease.py"
 GRADES = "tests/unit/services/secondary/test_grades.py"
 REPLICATE = "tests/unit/services/secondary/test_replicate.py"
+ROUNDS = "tests/unit/ibc/test_quiesce.py"
+QUIESCE = "tests/unit/services/primary/test_quiesce.py"
+QUIESCE_FAULTS = "tests/unit/services/primary/test_quiesce_faults.py"
+OUTCOMES = "tests/crash/test_outcomes.py"
 SIMULATION = "tests/simulation/test_simulation.py"
 
 
@@ -491,5 +495,84 @@ MUTANTS = (
         "if standing is None or standing.message.message_id != message_id:",
         "if standing is None:",
         f"{DELIVERY}::TestUnfreezeRefused::test_of_another_message",
+    ),
+    Mutant(
+        "message without an Outcome not revoked (C17)",
+        "slackwater/group/opening.py",
+        "revoked = revoke_unjudged(writer)",
+        "revoked = 0",
+        f"{OUTCOMES}::test_each_quiesced_message_has_one_outcome_after_a_crash_at_every_call",
+    ),
+    Mutant(
+        "Outcome forgotten by replay and judged again (C17)",
+        "slackwater/group/opening.py",
+        "self._database.put_outcome_record(outcome, view.lsn)",
+        "pass",
+        f"{OUTCOMES}::test_each_quiesced_message_has_one_outcome_after_a_crash_at_every_call",
+    ),
+    Mutant(
+        "agent believed past its max_hold (C17)",
+        "slackwater/ibc/quiesce.py",
+        "elif now - hold.answered_at > hold.max_hold_seconds:",
+        "elif False:",
+        f"{ROUNDS}::TestJudgement::test_our_own_clock_decides_whether_max_hold_was_kept",
+    ),
+    Mutant(
+        "agent that thawed by itself believed (C17)",
+        "slackwater/ibc/quiesce.py",
+        "elif not self.round.is_resuming:",
+        "elif False:",
+        f"{ROUNDS}::TestHeld::test_thaw_of_its_own_breaks_the_hold",
+    ),
+    Mutant(
+        "second answer makes the verdict better (C17)",
+        "slackwater/ibc/quiesce.py",
+        "        if hold.over_at is not None:\n            return",
+        "        if False:\n            return",
+        f"{ROUNDS}::TestResuming::test_it_is_waited_for_until_max_hold_and_grace",
+    ),
+    Mutant(
+        "grade without a fence (C20)",
+        "slackwater/ibc/judging.py",
+        "    if not is_fenced:\n",
+        "    if False:\n",
+        f"{QUIESCE}::TestConfirmed::test_no_fence_no_grade",
+    ),
+    Mutant(
+        "message placed though a hold broke",
+        "slackwater/group/changes.py",
+        "            with writer.fenced(fence_timeout):\n                check()\n",
+        "            with writer.fenced(fence_timeout):\n",
+        f"{QUIESCE}::TestNothingPlaced",
+    ),
+    Mutant(
+        "agents held on when nothing was placed",
+        "services/primary/quiesce.py",
+        '            self._resume(round_, "")\n',
+        "",
+        f"{QUIESCE}::TestNothingPlaced::test_failed_send_lets_the_agents_go_on",
+    ),
+    Mutant(
+        "round broken off when its caller hangs up",
+        "services/primary/quiesce.py",
+        "return await asyncio.shield(task)",
+        "return await task",
+        f"{QUIESCE}::TestConfirmed::test_caller_that_hangs_up_leaves_nobody_held",
+    ),
+    Mutant(
+        "Outcome without room forgotten (C17)",
+        "services/primary/messages.py",
+        "                append_outcome(self._group.writer, outcome)\n"
+        "                del self._owed[0]\n",
+        "                del self._owed[0]\n"
+        "                append_outcome(self._group.writer, outcome)\n",
+        f"{QUIESCE_FAULTS}::test_outcome_that_finds_no_room_follows_once_there_is_some",
+    ),
+    Mutant(
+        "pending message pruned (C16)",
+        "slackwater/group/database_messages.py",
+        "WHERE lsn <= ? AND state != ?",
+        "WHERE lsn <= ? AND ? != '?'",
+        "tests/unit/group/test_database_messages.py::TestMessages",
     ),
 )

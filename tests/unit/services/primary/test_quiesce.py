@@ -10,6 +10,7 @@ import pytest
 
 from slackwater import record
 from slackwater.log.reader import LogReader, replay
+from slackwater.runtime import roles, tls
 from slackwater.storage.real import RealStorage
 from slackwater.v1 import common_pb2, record_pb2, resources_pb2
 from slackwater.v1 import primary_pb2 as api
@@ -408,6 +409,24 @@ class TestSessions:
             async with Site(path) as site:
                 await ready(site, "db")
                 assert said in await refused(Agent(site, **fields).begin(), code)
+
+        run(tmp_path)
+
+    def test_agent_of_other_groups_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The group comes in the first message, so the servicer looks at the certificate."""
+        agent = roles.Identity(
+            "agent", (roles.Grant(roles.Role.QUIESCE, ("other",)), roles.Grant(roles.Role.VIEW))
+        )
+
+        @in_loop
+        async def run(path: Path) -> None:
+            async with Site(path) as site:
+                await ready(site, "db")
+                monkeypatch.setattr(tls, "identity_of_call", lambda _context: agent)
+                text = await refused(Agent(site, "db").begin(), Code.PERMISSION_DENIED)
+                assert "quiesce" in text
 
         run(tmp_path)
 
