@@ -16,6 +16,7 @@ from slackwater.storage.simulated import Policy, SimulatedStorage
 from slackwater.v1 import common_pb2
 from tests.simulation.checkers import Checkers
 from tests.simulation.history import History
+from tests.simulation.holder import Holder
 from tests.simulation.plan import APPLICATION, CHUNK, NEVER, STRANGER, Plan
 from tests.simulation.primary import Primary, SenderShell, message_body
 from tests.simulation.secondary import Promises, ReceiverShell, Secondary
@@ -46,6 +47,7 @@ class World:
         self.is_rolled_back = False
         """The Primary's disk is an older copy: the Secondary has another history (D16)."""
         self.numbers = 0
+        self.leased = ""
         self.lost_records = 0
         self.marks: dict[str, int] = {}
         self._kept_at_crash = 0
@@ -311,15 +313,19 @@ class World:
         rng = self.sim.rng
         secondary = self.secondary
         holder = rng.choice(("a", "b"))
+        if rng.random() < 0.4:
+            Holder(self, replica, holder, self.leased if rng.random() < 0.7 else "")
+            return
 
         def answer(delivered: Delivered | None, stopped: bool) -> None:
             if delivered is not None and self.replica is replica:
-                self._handed(replica, delivered, holder)
+                self.handed(replica, delivered, holder)
 
         assert secondary is not None
         replica.receive(APPLICATION, holder, "", rng.choice((0.0, 1.0)), answer)
 
-    def _handed(self, replica: Replica, delivered: Delivered, holder: str) -> None:
+    def handed(self, replica: Replica, delivered: Delivered, holder: str) -> None:
+        """A receiver or a lease was given a message."""
         message = delivered.message
         lsn = message.position.lsn
         self.mark(f"handed {message.behaviour.value}{' again' if delivered.redelivered else ''}")
