@@ -250,7 +250,8 @@ class SecondaryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StopReceive(self, request, context):
-        """Ends the waiting ReceiveMessage calls of an application. Role `message`.
+        """Ends the waiting ReceiveMessage calls of an application, and leases that hold no message yet. Role
+        `message`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

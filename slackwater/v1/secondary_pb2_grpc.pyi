@@ -76,7 +76,9 @@ class SecondaryServiceStub:
     the freeze ended if it did. Role `message`.
     """
     StopReceive: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.StopReceiveRequest, _secondary_pb2.StopReceiveResponse]
-    """Ends the waiting ReceiveMessage calls of an application. Role `message`."""
+    """Ends the waiting ReceiveMessage calls of an application, and leases that hold no message yet. Role
+    `message`.
+    """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceListMessagesRequest, _secondary_pb2.SecondaryServiceListMessagesResponse]
     """Lists the messages this replica knows of, newest first, without bodies; of each, the verdict is
     its own. Role `message`.
@@ -171,7 +173,9 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     the freeze ended if it did. Role `message`.
     """
     StopReceive: _aio.UnaryUnaryMultiCallable[_secondary_pb2.StopReceiveRequest, _secondary_pb2.StopReceiveResponse]  # type: ignore[assignment]
-    """Ends the waiting ReceiveMessage calls of an application. Role `message`."""
+    """Ends the waiting ReceiveMessage calls of an application, and leases that hold no message yet. Role
+    `message`.
+    """
     ListMessages: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceListMessagesRequest, _secondary_pb2.SecondaryServiceListMessagesResponse]  # type: ignore[assignment]
     """Lists the messages this replica knows of, newest first, without bodies; of each, the verdict is
     its own. Role `message`.
@@ -323,7 +327,9 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secondary_pb2.StopReceiveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secondary_pb2.StopReceiveResponse, _abc.Awaitable[_secondary_pb2.StopReceiveResponse]]:
-        """Ends the waiting ReceiveMessage calls of an application. Role `message`."""
+        """Ends the waiting ReceiveMessage calls of an application, and leases that hold no message yet. Role
+        `message`.
+        """
 
     @_abc_1.abstractmethod
     def ListMessages(
