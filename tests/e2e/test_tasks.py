@@ -101,3 +101,4 @@ def test_service_that_is_killed_takes_its_commands_with_it(cluster: TaskSite) ->
     assert [row.state for row in run.replicas] == [Run.STATE_CANCELLED]
     assert not cluster.names()
     assert cluster.start_task().name != started.name
+    assert "fork" not in cluster.snapshot.log_path.read_text()
