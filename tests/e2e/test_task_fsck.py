@@ -1,7 +1,8 @@
 """The fsck step with real file systems and their real checkers, over real NBD."""
 
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tests.unit.services.snapshot.world import World, play
 
 Run = snapshot_pb2.Run
 MIB = 1 << 20
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 
 class Stand:
@@ -111,6 +114,37 @@ def xfs(tmp_path: Path) -> bytes:
     return image.read_bytes()
 
 
+def busy(tmp_path: Path, image: bytes, kind: str, *, is_frozen: bool) -> bytes:
+    """What a block device holds while its file system is used, or is frozen after use."""
+    device, mountpoint = tmp_path / f"used-{kind}", tmp_path / "mnt"
+    device.write_bytes(image)
+    mountpoint.mkdir()
+    words = [require("mount"), "-t", kind, "-o", "loop", str(device), str(mountpoint)]
+    if subprocess.run(words, timeout=60).returncode:
+        if os.environ.get("CI") == "true":
+            pytest.fail("this needs a machine that lets root mount loop devices")
+        pytest.skip("mounting is not allowed here")
+    try:
+        for number in range(100):
+            (mountpoint / f"file-{number}").write_text(str(number))
+        os.sync()
+        for number in range(50):
+            (mountpoint / f"file-{number}").unlink()
+        directory = os.open(mountpoint, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+        if not is_frozen:
+            return device.read_bytes()
+        fsfreeze = require("fsfreeze")
+        subprocess.run([fsfreeze, "-f", str(mountpoint)], check=True, timeout=60)
+        try:
+            return device.read_bytes()
+        finally:
+            subprocess.run([fsfreeze, "-u", str(mountpoint)], check=True, timeout=60)
+    finally:
+        subprocess.run([require("umount"), str(mountpoint)], check=True, timeout=60)
+
+
 def output(run: Run) -> str:
     return next(step.output for step in run.steps if step.step == "fsck")
 
@@ -177,6 +211,34 @@ def test_journal_of_a_point_in_the_write_order_is_replayed_first(
     run = stand.run("data")
     assert (run.state, run.error) == (Run.STATE_SUCCEEDED, "")
     assert "e2fsck -p -E journal_only" in output(run)
+
+
+@needs_root
+@pytest.mark.parametrize("is_frozen", [True, False], ids=["frozen", "in-use"])
+@pytest.mark.parametrize(("make", "kind"), [(ext4, "ext4"), (xfs, "xfs")], ids=["ext4", "xfs"])
+def test_file_system_in_use_is_replayed_and_passes(
+    stand: Stand, tmp_path: Path, make: Callable[[Path], bytes], kind: str, is_frozen: bool
+) -> None:
+    stand.volume("data", busy(tmp_path, make(tmp_path), kind, is_frozen=is_frozen))
+    run = stand.run("data")
+    assert (run.state, run.error) == (Run.STATE_SUCCEEDED, "")
+    if kind == "xfs":  # a frozen XFS leaves a record in its log by design
+        assert "log replayed by a mount" in output(run)
+    elif not is_frozen:
+        assert "e2fsck -p -E journal_only" in output(run)
+
+
+@needs_root
+def test_log_that_cannot_be_replayed_is_no_damage(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand.volume("data", busy(tmp_path, xfs(tmp_path), "xfs", is_frozen=True))
+    monkeypatch.setattr(fsck, "may_mount", lambda: False)
+    run = stand.run("data")
+    assert run.state == Run.STATE_FAILED
+    assert "LOG_NOT_REPLAYED" in run.error
+    assert "does not run as root" in run.error
+    assert "xfs_repair" not in output(run)
 
 
 def test_missing_checker_is_named(

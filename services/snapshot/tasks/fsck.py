@@ -22,6 +22,15 @@ SPARE_BYTES = 64 << 20
 """A copy leaves so much free."""
 
 PROBE_BYTES = 128 << 10
+XFS = "xfs"
+DIRTY = "state: <DIRTY>"
+"""How xfs_logprint says that a log is to be replayed."""
+
+_MOUNT = "mount -t xfs -o loop,nouuid,nosuid,nodev,noexec volume mnt && umount mnt"
+REPLAY = ("unshare", "--mount", "sh", "-c", _MOUNT)
+"""Replays the log of the copy `volume`. In a mount namespace of its own, so that nothing stays
+mounted whoever is killed."""
+
 _EXT_MAGIC, _EXT_INCOMPATIBLE = 1024 + 56, 1024 + 96
 _EXT_NEEDS_RECOVERY = 0x4
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # what a server that listens everywhere calls itself
@@ -53,10 +62,15 @@ def recognise(head: bytes) -> FileSystem | None:
             return FileSystem("ext", (("e2fsck", "-p", "-E", "journal_only"), check), "e2fsprogs")
         return FileSystem("ext", (check,), "e2fsprogs")
     if head[:4] == b"XFSB":
-        return FileSystem("xfs", (("xfs_repair", "-n", "-f"),), "xfsprogs")
+        return FileSystem(XFS, (("xfs_repair", "-n", "-f"),), "xfsprogs")
     if head[_BTRFS_MAGIC : _BTRFS_MAGIC + 8] == b"_BHRfS_M":
         return FileSystem("btrfs", (("btrfs", "check", "--readonly"),), "btrfs-progs")
     return None
+
+
+def may_mount() -> bool:
+    """Whether this service may ask the kernel to mount."""
+    return os.geteuid() == 0
 
 
 def address_of(uri: str, host: str) -> tuple[Address, str, bool]:
