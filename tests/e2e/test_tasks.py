@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from slackwater.v1 import common_pb2, snapshot_pb2
+from slackwater.v1 import common_pb2, record_pb2, snapshot_pb2
 from tests.support.grpcurl import Grpcurl, GrpcurlError
-from tests.support.processes import wait_until
-from tests.support.task_site import TASK, TaskSite
+from tests.support.oracle import Journal, check
+from tests.support.oracle_load import Load
+from tests.support.processes import DATA, MIB, wait_until
+from tests.support.task_site import TASK, Agent, TaskSite
 
 Run = snapshot_pb2.Run
 
@@ -56,6 +58,69 @@ def test_task_of_a_file_is_planned_and_run_with_grpcurl(cluster: TaskSite) -> No
     assert outputs == ["before site-b\n", f"after {run.message.rpartition('/')[2]} a b\n"]
     assert [message.task for message in cluster.messages()] in ([TASK], [""])
     assert not cluster.names()
+
+
+def test_whole_cycle_under_writers_ends_confirmed(cluster: TaskSite) -> None:
+    cluster.begin(both=True)
+    agent = Agent(cluster)
+    gate = cluster.directory / "gate"
+    cluster.program("at.sh", 'test -n "$SLACKWATER_SNAPSHOT" && test -n "$SLACKWATER_POSITION"')
+    cluster.program(
+        "after.sh", f'echo "$SLACKWATER_NBD_URIS"; until [ -e {gate} ]; do sleep 0.1; done'
+    )
+    cluster.write_task(
+        quiesce={"applications": ["db"]},
+        onfreeze=["snapshot", {"command": ["at.sh"]}],
+        postfreeze=["export", {"command": ["after.sh"]}],
+    )
+    journal = Journal()
+    with Load(journal, cluster.device, {DATA: 4 * MIB}) as load:
+        load.wait_for(200)
+        before = journal.tick()
+        started = cluster.start_task(all_links=True)
+        wait_until("both are exported", lambda: _exported(cluster, started))
+        after = journal.tick()
+        load.wait_for(200)
+        (snapshot,) = cluster.snapshots()
+        image = {DATA: cluster.read_snapshot(snapshot.name.rpartition("/")[2], "data")}
+    check(journal, image, everything_answered_before=before, nothing_issued_after=after)
+    gate.touch()
+    run = cluster.wait_over(started.name)
+    assert (run.state, run.error) == (Run.STATE_SUCCEEDED, "")
+    assert agent.asked == ["hold", "resume"]
+    assert run.judgement.state == record_pb2.Outcome.STATE_CONFIRMED
+    assert run.HasField("quiesce_window")
+    assert run.HasField("fence_held")
+    for replica in run.replicas:
+        assert replica.verdict == common_pb2.VERDICT_STATE_UNFROZEN
+        assert replica.grade == common_pb2.SNAPSHOT_GRADE_APPLICATION
+        assert replica.confirmed
+        assert replica.position == run.position
+        assert not replica.nbd_uris
+    cluster.check_nothing_left("site-b", "site-c")
+    agent.close()
+
+
+def test_task_without_onfreeze_lets_the_secondary_take_the_snapshot(cluster: TaskSite) -> None:
+    cluster.begin()
+    agent = Agent(cluster)
+    cluster.write_task(quiesce={"applications": ["db"]})
+    run = cluster.run_to_end()
+    assert (run.state, run.error) == (Run.STATE_SUCCEEDED, "")
+    assert [step.step for step in run.steps][:3] == ["register", "send", "snapshot"]
+    (replica,) = run.replicas
+    assert replica.verdict == common_pb2.VERDICT_STATE_SNAPSHOTTED
+    assert (replica.grade, replica.confirmed) == (common_pb2.SNAPSHOT_GRADE_APPLICATION, True)
+    (snapshot,) = cluster.snapshots()
+    assert snapshot.name == run.snapshot
+    assert snapshot.name.startswith("groups/demo/snapshots/nightly-")
+    assert cluster.messages()[0].task == TASK
+    cluster.check_nothing_left()
+    agent.close()
+
+
+def _exported(cluster: TaskSite, run: snapshot_pb2.Run) -> bool:
+    return all(row.nbd_uris for row in cluster.run(run.name).replicas)
 
 
 def test_bad_task_file_is_shown_and_stops_nothing_else(cluster: TaskSite) -> None:
