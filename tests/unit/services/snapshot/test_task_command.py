@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from services.snapshot.tasks import command, warden
 from slackwater.errors import FailedPrecondition, InvalidRequest
@@ -168,6 +169,26 @@ def test_warden_that_is_killed_takes_the_answer_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_warden_that_died_before_its_order_ends_the_step_and_not_the_service(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The event loop of the services says RuntimeError when nobody reads any more."""
+    start = asyncio.create_subprocess_exec
+
+    async def start_and_see_it_die(*words: str, **more: object) -> asyncio.subprocess.Process:
+        process = await start(*words, **more)  # type: ignore[arg-type]
+        process.kill()
+        await process.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_see_it_die)
+    with (
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        pytest.raises(FailedPrecondition, match="what became of true is not known"),
+    ):
+        runner.run(command.run(["true"], tmp_path, {}, OURSELVES, 10.0))
+
+
 def test_service_of_root_runs_programs_as_nobody(tmp_path: Path) -> None:
     who = command.identity(None)
     assert who.user == command.UNPRIVILEGED
