@@ -149,7 +149,7 @@ class Runs:
             raise FailedPrecondition(
                 "TOO_MANY_RUNS",
                 f"{LIMIT} runs are under way",
-                "Wait for one, or cancel it: slackwater snapshot cancel RUN",
+                "Wait for one, or cancel it: slackwater run cancel RUN",
             )
 
     def _check_alone(self, group: str, application: str) -> None:
@@ -347,7 +347,7 @@ class Runs:
         task, run_id = names.parse("name", name, "tasks", "runs")
         record = self._store.get(run_id)
         if record is None or record.task != task:
-            raise NotFound("run", name, "List the runs with: slackwater snapshot runs")
+            raise NotFound("run", name, "List the runs with: slackwater run list")
         return self._newest(record)
 
     def _newest(self, record: RunRecord) -> RunRecord:

@@ -17,6 +17,7 @@ from slackwater.cli.commands import (
     replica,
     snapshot,
     status,
+    tasks,
     volume,
 )
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for noun in (status, group, volume, link, replica, ibc, agent, snapshot, log, context):
+for noun in (status, group, volume, link, replica, ibc, agent, snapshot, tasks, log, context):
     noun.add_to(app)
 
 

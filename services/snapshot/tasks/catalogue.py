@@ -12,10 +12,10 @@ from pathlib import Path
 
 from services.snapshot.documents import Documents
 from services.snapshot.store import BUILT_IN
-from services.snapshot.tasks import model, yamlfile
+from services.snapshot.tasks import model
 from slackwater import names
 from slackwater.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
-from slackwater.runtime import calls
+from slackwater.runtime import calls, yamlfile
 from slackwater.runtime.trust import distrust
 from slackwater.v1 import snapshot_pb2
 

@@ -1,6 +1,5 @@
 """`slackwater snapshot`: points of a replica that stay, through the snapshot service."""
 
-import time
 from typing import Annotated
 
 import typer
@@ -9,20 +8,12 @@ from slackwater.cli import words
 from slackwater.cli.command import command, confirm
 from slackwater.cli.commands.group import DryRun, Yes
 from slackwater.cli.commands.group import Name as Group
-from slackwater.cli.failure import EXIT_FAILED, Failure, not_found, usage
-from slackwater.cli.screen import as_dict
+from slackwater.cli.commands.tasks import shown
+from slackwater.cli.failure import not_found, usage
 from slackwater.cli.session import Session
-from slackwater.v1 import common_pb2, resources_pb2, secondary_pb2, snapshot_pb2
+from slackwater.v1 import resources_pb2, secondary_pb2, snapshot_pb2
 
 MAX_WAIT_SECONDS = 86_400.0
-_OVER = frozenset(
-    (
-        snapshot_pb2.Run.STATE_SUCCEEDED,
-        snapshot_pb2.Run.STATE_FAILED,
-        snapshot_pb2.Run.STATE_CANCELLED,
-    )
-)
-
 app = typer.Typer(help="Take, list, export and remove snapshots of replicas.", no_args_is_help=True)
 Snapshot = Annotated[str, typer.Argument(help="For example demo/s1.", metavar="GROUP/SNAPSHOT")]
 Second = Annotated[str | None, typer.Argument(metavar="SNAPSHOT", help="Or its name apart.")]
@@ -77,12 +68,12 @@ def create(
     ).run
     if wait:
         run = _follow(session, run, patience + 120.0)
-    _show_run(session, run)
-    _refuse_failed(run)
+    shown.show_run(session, run)
+    shown.refuse_failed(run)
     session.screen.follow(
         f"slackwater snapshot export {words.last(owner)} {words.last(run.snapshot)}"
         if run.snapshot
-        else f"slackwater snapshot run {run.name}",
+        else f"slackwater run get {shown.run_word(run.name)}",
     )
 
 
@@ -95,7 +86,7 @@ def list_snapshots(session: Session, group: Group) -> None:
             words.last(row.name),
             _state(row),
             words.position(row.position),
-            _grade(row.grade, row.grade_reason),
+            shown.grade(row.grade, row.grade_reason),
             words.last(row.message) if row.message else "-",
             words.moment(row.create_time),
             words.size(sum(volume.preserved_bytes for volume in row.volumes)),
@@ -157,7 +148,7 @@ def export(session: Session, snapshot: Snapshot, second: Second = None) -> None:
         [
             ("snapshot", answer.snapshot.name),
             ("position", words.position(answer.snapshot.position)),
-            ("grade", _grade(answer.snapshot.grade, answer.snapshot.grade_reason)),
+            ("grade", shown.grade(answer.snapshot.grade, answer.snapshot.grade_reason)),
             *(("nbd", uri) for uri in answer.nbd_uris),
         ],
     )
@@ -197,82 +188,19 @@ def release(session: Session, snapshot: Snapshot, second: Second = None) -> None
     _show(session, answer.snapshot)
 
 
-@command(app, "runs", "slackwater snapshot runs demo")
-def runs(
-    session: Session,
-    group: Annotated[str | None, typer.Argument(help="Only this group's.", metavar="GROUP")] = None,
-    limit: Annotated[int, typer.Option(help="Newest so many.", min=1, max=10_000)] = 20,
-) -> None:
-    """List what the snapshot service did and does."""
-    request = snapshot_pb2.ListRunsRequest(group=words.group_name(group) if group else "")
-    found = session.pages("snapshot", session.snapshot.ListRuns, request, "runs", limit)
-    rows = [
-        (
-            words.last(run.name),
-            words.last(run.group),
-            _run_state(run),
-            words.moment(run.create_time),
-            words.last(run.snapshot) if run.snapshot else "-",
-            words.or_none(run.error or (run.steps[-1].step if run.steps else "")),
-        )
-        for run in found
-    ]
-    session.screen.listing(
-        "runs",
-        found,
-        ("run", "group", "state", "started", "snapshot", "step or error"),
-        rows,
-        "no runs yet",
-    )
-
-
-Run = Annotated[str, typer.Argument(help="As 'runs' lists it.", metavar="RUN")]
-
-
-@command(app, "run", "slackwater snapshot run 0193f2a7")
-def run_get(session: Session, run: Run) -> None:
-    """Show one run with its steps."""
-    request = snapshot_pb2.GetRunRequest(name=_run_name(run))
-    answer = session.call(
-        "snapshot", session.snapshot.GetRun, request, hint="slackwater snapshot runs"
-    )
-    _show_run(session, answer.run)
-
-
-@command(app, "cancel", "slackwater snapshot cancel 0193f2a7")
-def cancel(session: Session, run: Run) -> None:
-    """End a run; a freeze that it holds is thawed."""
-    request = snapshot_pb2.CancelRunRequest(name=_run_name(run))
-    answer = session.call(
-        "snapshot", session.snapshot.CancelRun, request, hint="slackwater snapshot runs"
-    )
-    _show_run(session, answer.run)
-
-
 def _follow(session: Session, run: snapshot_pb2.Run, seconds: float) -> snapshot_pb2.Run:
     """Wait until a run is over."""
-    if run.state in _OVER:
+    if run.state in shown.OVER:
         return run
     request = snapshot_pb2.WatchRunRequest(name=run.name)
-    shown = ""
+    told = ""
     for change in session.stream("snapshot", session.snapshot.WatchRun, request, seconds):
         run = change.run
         step = run.steps[-1].step if run.steps else ""
-        if session.screen.is_terminal and step != shown and run.state not in _OVER:
-            session.screen.note(f"{words.last(run.name)}: {_run_state(run)} {step}")
-            shown = step
+        if session.screen.is_terminal and step != told and run.state not in shown.OVER:
+            session.screen.note(f"{words.last(run.name)}: {shown.state(run.state)} {step}")
+            told = step
     return run
-
-
-def _refuse_failed(run: snapshot_pb2.Run) -> None:
-    if run.state in (snapshot_pb2.Run.STATE_FAILED, snapshot_pb2.Run.STATE_CANCELLED):
-        raise Failure(
-            run.error or "the run was cancelled",
-            EXIT_FAILED,
-            _run_state(run),
-            "RUN_FAILED",
-            next_step=f"slackwater snapshot run {words.last(run.name)}",
-        )
 
 
 def _all(session: Session, group: str) -> list[resources_pb2.Snapshot]:
@@ -280,21 +208,8 @@ def _all(session: Session, group: str) -> list[resources_pb2.Snapshot]:
     return session.pages("snapshot", session.snapshot.ListSnapshots, request, "snapshots")
 
 
-def _run_name(text: str) -> str:
-    return text if "/" in text else f"tasks/snapshot/runs/{text}"
-
-
-def _run_state(run: snapshot_pb2.Run) -> str:
-    return words.word(snapshot_pb2.Run.State.Name(run.state), "STATE_")
-
-
 def _state(row: resources_pb2.Snapshot) -> str:
     return words.word(resources_pb2.SnapshotState.Name(row.state), "SNAPSHOT_STATE_")
-
-
-def _grade(grade: common_pb2.SnapshotGrade.ValueType, reason: str = "") -> str:
-    name = words.word(common_pb2.SnapshotGrade.Name(grade), "SNAPSHOT_GRADE_").lower()
-    return f"{name} ({reason})" if reason else name
 
 
 def _hint(name: str) -> str:
@@ -310,7 +225,7 @@ def _show(session: Session, row: resources_pb2.Snapshot) -> None:
             ("reason", row.state_reason),
             ("uid", row.uid),
             ("position", words.position(row.position)),
-            ("grade", _grade(row.grade, row.grade_reason)),
+            ("grade", shown.grade(row.grade, row.grade_reason)),
             ("message", row.message),
             *_evidence(row),
             ("made", f"{words.moment(row.create_time)}, in {words.duration(row.create_duration)}"),
@@ -344,33 +259,3 @@ def _evidence(row: resources_pb2.Snapshot) -> list[tuple[str, str]]:
             for report in row.judgement.reports
         ),
     ]
-
-
-def _show_run(session: Session, run: snapshot_pb2.Run) -> None:
-    if session.screen.is_json:
-        session.screen.json(as_dict(run))
-        return
-    rows = [
-        ("run", run.name),
-        ("state", _run_state(run)),
-        ("error", run.error),
-        ("group", run.group),
-        ("snapshot", run.snapshot),
-        ("grade", _grade(run.grade)),
-        ("message", run.message),
-        ("position", words.position(run.position)),
-        (
-            "taken in",
-            words.duration(run.snapshot_duration) if run.HasField("snapshot_duration") else "",
-        ),
-        ("frozen for", words.duration(run.frozen_for) if run.HasField("frozen_for") else ""),
-        ("started", f"{words.moment(run.create_time)}, {words.age(run.create_time, time.time())}"),
-    ]
-    for step in run.steps:
-        spent = (
-            words.seconds((step.end_time.ToNanoseconds() - step.start_time.ToNanoseconds()) / 1e9)
-            if step.HasField("end_time")
-            else "running"
-        )
-        rows.append((f"step {step.step}", f"{spent}{': ' if step.error else ''}{step.error}"))
-    session.screen.facts(rows)

@@ -354,7 +354,7 @@ CASES = [
         ("exported     no",),
     ),
     Case(
-        "snapshot runs demo",
+        "run list demo",
         "snapshot",
         "ListRuns",
         snapshot.ListRunsResponse(runs=[m.DONE]),
@@ -363,7 +363,7 @@ CASES = [
         ("runs",),
     ),
     Case(
-        "snapshot run r1",
+        "run get r1",
         "snapshot",
         "GetRun",
         snapshot.GetRunResponse(run=m.DONE),
@@ -371,7 +371,7 @@ CASES = [
         ("SUCCEEDED",),
     ),
     Case(
-        f"snapshot cancel {m.RUN}",
+        f"run cancel {m.RUN}",
         "snapshot",
         "CancelRun",
         snapshot.CancelRunResponse(run=m.DONE),
@@ -425,7 +425,9 @@ def test_removal_says_first_what_is_lost_and_asks(cli: CommandLine, case: Case) 
         ("ibc status demo", "slackwater ibc send demo"),
         ("ibc applications demo", "slackwater ibc register demo"),
         ("snapshot list demo", "slackwater snapshot create demo"),
-        ("snapshot runs", "no runs"),
+        ("run list", "no runs"),
+        ("task list", "slackwater task create"),
+        ("schedule list", "slackwater schedule create"),
         ("log dump demo", "no record"),
     ],
 )

@@ -2,8 +2,9 @@
 
 import pytest
 
-from services.snapshot.tasks import model, yamlfile
+from services.snapshot.tasks import model
 from slackwater.errors import InvalidRequest
+from slackwater.runtime import yamlfile
 from slackwater.v1 import common_pb2, snapshot_pb2
 
 WHOLE = """
