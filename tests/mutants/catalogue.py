@@ -25,6 +25,12 @@ ROUNDS = "tests/unit/ibc/test_quiesce.py"
 QUIESCE = "tests/unit/services/primary/test_quiesce.py"
 QUIESCE_FAULTS = "tests/unit/services/primary/test_quiesce_faults.py"
 OUTCOMES = "tests/crash/test_outcomes.py"
+KEEPER = "tests/unit/agent/test_keeper.py"
+HOLDING = "tests/unit/agent/test_holding.py"
+COMMAND = "tests/unit/agent/test_command.py"
+DEATHS = "tests/e2e/test_agent_deaths.py"
+FILE_SYSTEMS = "tests/e2e/test_agent_filesystems.py"
+POSTGRES = "tests/e2e/test_agent_postgres.py"
 SIMULATION = "tests/simulation/test_simulation.py"
 
 
@@ -574,5 +580,138 @@ MUTANTS = (
         "WHERE lsn <= ? AND state != ?",
         "WHERE lsn <= ? AND ? != '?'",
         "tests/unit/group/test_database_messages.py::TestMessages",
+    ),
+    Mutant(
+        "agent: hold past its time called unbroken",
+        "slackwater/agent/keeper.py",
+        "if self.deadline is not None and now >= self.deadline:",
+        "if False:",
+        f"{KEEPER}::test_keeper_whose_clock_was_looked_at_late_does_not_call_the_hold_unbroken",
+    ),
+    Mutant(
+        "agent: broken hold called unbroken",
+        "slackwater/agent/keeper.py",
+        "last = Resumed(self._current().hold_id, not self.broken, answer)",
+        "last = Resumed(self._current().hold_id, unbroken, answer)",
+        f"{KEEPER}::test_keeper_resumes_by_itself_at_max_hold_and_says_so",
+    ),
+    Mutant(
+        "agent: hold kept past the end of the session",
+        "slackwater/agent/keeper.py",
+        "self._can_tell = False\n        return self.break_hold(why)",
+        "self._can_tell = False\n        return []",
+        f"{KEEPER}::test_keeper_resumes_when_the_session_ends_and_tells_nobody",
+    ),
+    Mutant(
+        "agent: failed quiesce not undone",
+        "slackwater/agent/keeper.py",
+        "return [*told, *self._begin_resume(self.broken or problem)]",
+        "return told",
+        f"{KEEPER}::test_keeper_undoes_a_quiesce_that_failed",
+    ),
+    Mutant(
+        "agent: failed resume not tried again",
+        "slackwater/agent/keeper.py",
+        "self.deadline = now + self._retry_seconds",
+        "self.deadline = None",
+        f"{KEEPER}::test_keeper_tries_a_failed_resume_again_until_it_succeeds",
+    ),
+    Mutant(
+        "agent: hold not recorded",
+        "slackwater/agent/holding.py",
+        "self._ledger.write(entry)",
+        "pass",
+        f"{HOLDING}::test_hold_is_recorded_and_guarded_first_and_the_guard_outlives_the_resume",
+    ),
+    Mutant(
+        "agent: guard's resume overlooked",
+        "slackwater/agent/holding.py",
+        "if entry is not None and entry.resumed_by:",
+        "if False:",
+        f"{HOLDING}::test_hold_that_the_guard_ended_is_not_resumed_twice_nor_called_unbroken",
+    ),
+    Mutant(
+        "agent: record struck before it is undone",
+        "slackwater/agent/holding.py",
+        "done = undo.prepare(entry.undo).run()",
+        "self._ledger.clear()\n                done = undo.prepare(entry.undo).run()",
+        f"{HOLDING}::test_recovery_keeps_a_record_that_it_cannot_undo",
+    ),
+    Mutant(
+        "agent: guard does not act when its agent is gone",
+        "slackwater/agent/guard.py",
+        'return "the agent is gone"',
+        'return ""',
+        f"{DEATHS}::test_killed_agent_leaves_the_resume_to_its_guard",
+    ),
+    Mutant(
+        "agent: guard has no deadline",
+        "slackwater/agent/guard.py",
+        'return "the agent did not resume in time"',
+        'return ""',
+        f"{DEATHS}::test_hung_agent_is_overtaken_by_its_guard_at_the_deadline",
+    ),
+    Mutant(
+        "agent: hold without a guard goes on",
+        "slackwater/agent/guarding.py",
+        "self._on_end()",
+        "pass",
+        f"{DEATHS}::test_killed_guard_ends_the_hold",
+    ),
+    Mutant(
+        "agent: silent Primary believed for ever",
+        "slackwater/agent/session.py",
+        "async with asyncio.timeout(grace):",
+        "async with asyncio.timeout(None):",
+        f"{DEATHS}::test_agent_resumes_when_the_primary_is_silent",
+    ),
+    Mutant(
+        "agent: agent does not thaw at its start",
+        "slackwater/agent/agent.py",
+        "await self._recover()",
+        "pass",
+        f"{DEATHS}::test_both_killed_the_next_agent_resumes_at_its_start",
+    ),
+    Mutant(
+        "agent: second agent undoes the hold of the first",
+        "slackwater/agent/agent.py",
+        "if attempt.enter_context(self._ledger.owned()):",
+        "if attempt.enter_context(self._ledger.owned()) is not None:",
+        f"{DEATHS}::test_second_agent_on_the_same_host_leaves_the_hold_of_the_first_alone",
+    ),
+    Mutant(
+        "agent: what a program started left running",
+        "slackwater/agent/kinds/program.py",
+        "os.killpg(process.pid, signal.SIGKILL)",
+        "process.kill()",
+        f"{COMMAND}::test_program_that_hangs_is_ended_with_all_its_children",
+    ),
+    Mutant(
+        "agent: program of others run",
+        "slackwater/agent/kinds/program.py",
+        "if problem := distrust(part):",
+        'if problem := "":',
+        f"{COMMAND}::test_program_that_cannot_be_run_or_trusted_is_refused",
+    ),
+    Mutant(
+        "agent: thaw by somebody else hidden",
+        "slackwater/agent/kinds/fsfreeze.py",
+        "broken.append(path)",
+        "pass",
+        f"{FILE_SYSTEMS}::test_thaw_by_somebody_else_breaks_the_hold",
+    ),
+    Mutant(
+        "agent: partial freeze left",
+        "slackwater/agent/kinds/fsfreeze.py",
+        "self._roll_back()\n            raise",
+        "raise",
+        f"{FILE_SYSTEMS}::test_partial_freeze_rolls_back",
+    ),
+    Mutant(
+        "agent: lost backup called unbroken",
+        "slackwater/agent/kinds/postgres.py",
+        "return Resumption(False, str(failure))",
+        "return Resumption(True, str(failure))",
+        f"{POSTGRES}::test_lost_connection_is_a_broken_hold",
     ),
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.mutants.catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("slackwater", "services", "tests", "pyproject.toml")
+PARTS = ("slackwater", "services", "demo", "tests", "pyproject.toml")
 TEST_SECONDS = 300
 PASSED, FAILED = 0, 1
 
