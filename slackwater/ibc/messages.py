@@ -1,8 +1,9 @@
 """Messages and what becomes of them, and the checks of the send side."""
 
 import enum
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
 
 from slackwater import errors
 from slackwater.ibc.names import Applications
@@ -50,12 +51,9 @@ class VerdictState(enum.Enum):
         return self not in _ON_THE_WAY
 
 
-_ON_THE_WAY = {
-    VerdictState.QUEUED: 0,
-    VerdictState.SENT: 1,
-    VerdictState.ARRIVED: 2,
-    VerdictState.DELIVERED: 3,
-}
+_ON_THE_WAY: Final = frozenset(
+    {VerdictState.QUEUED, VerdictState.SENT, VerdictState.ARRIVED, VerdictState.DELIVERED}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,84 +147,3 @@ def check_send(send: Send, applications: Applications, attached: Iterable[str]) 
             "NO_LINK", "no link is attached, so nobody would get the message", "Create a link first"
         )
     return tuple(sorted(set(send.links))) or tuple(known)
-
-
-@dataclass(slots=True)
-class SentMessage:
-    """A message on its Primary, with one verdict for each link it went to."""
-
-    message: Message
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-
-    @property
-    def is_final(self) -> bool:
-        """Whether every verdict is final."""
-        return all(verdict.state.is_final for verdict in self.verdicts.values())
-
-    def learn(self, link: str, verdict: Verdict) -> bool:
-        """Take news of one link; tell whether it is news.
-
-        Reports are repeated after a reconnect and may arrive after later ones (D17): a verdict
-        never goes back, and a final one never changes.
-        """
-        known = self.verdicts.get(link)
-        if known is None or known.state.is_final or known == verdict:
-            return False
-        if not verdict.state.is_final and _ON_THE_WAY[verdict.state] < _ON_THE_WAY[known.state]:
-            return False
-        self.verdicts[link] = verdict
-        return True
-
-
-class SentMessages:
-    """The messages a Primary knows, by id and by request id (C3, D11)."""
-
-    def __init__(self, messages: Sequence[SentMessage] = ()) -> None:
-        """Take up the rows of group.db and what recovery found in the log after them."""
-        self._by_id: dict[str, SentMessage] = {}
-        self._by_request: dict[str, SentMessage] = {}
-        for sent in messages:
-            self.add(sent)
-
-    def add(self, sent: SentMessage) -> None:
-        """Note a message that has a place in the log."""
-        self._by_id[sent.message.message_id] = sent
-        if sent.message.request_id:
-            self._by_request.setdefault(sent.message.request_id, sent)
-
-    def repeated(self, request_id: str) -> SentMessage | None:
-        """Return the message an earlier send with this request id placed, if any."""
-        return self._by_request.get(request_id) if request_id else None
-
-    def get(self, message_id: str) -> SentMessage:
-        """Return a message.
-
-        Raises:
-            NotFound: There is none of that id.
-        """
-        if message_id not in self._by_id:
-            raise errors.NotFound("message", message_id)
-        return self._by_id[message_id]
-
-    def pending(self, application: str = "") -> list[SentMessage]:
-        """Return the messages that are not final, of one application or all, oldest first."""
-        return [
-            sent
-            for sent in self._by_id.values()
-            if not sent.is_final and application in ("", sent.message.application)
-        ]
-
-    def sent_and_arrived(self, link: str, sent_lsn: int, acked_lsn: int) -> list[SentMessage]:
-        """Learn how far a link has come; return the messages that this moved on."""
-        moved = []
-        for sent in self.pending():
-            lsn = sent.message.position.lsn
-            state = VerdictState.ARRIVED if lsn <= acked_lsn else VerdictState.SENT
-            if lsn <= max(sent_lsn, acked_lsn) and sent.learn(link, Verdict(state)):
-                moved.append(sent)
-        return moved
-
-    def link_detached(self, link: str) -> list[SentMessage]:
-        """End what is pending on a link that is gone (C19); return what this changed."""
-        verdict = Verdict(VerdictState.LINK_DETACHED)
-        return [sent for sent in self.pending() if sent.learn(link, verdict)]

@@ -314,7 +314,9 @@ class Catalogue:
         row = self.get(name)
         if row.exported:
             raise errors.FailedPrecondition(
-                "SNAPSHOT_EXPORTED", f"snapshot {name!r} is exported", "Unexport it first"
+                "SNAPSHOT_EXPORTED",
+                f"snapshot {name!r} is exported",
+                f"Unexport it first: slackwater snapshot unexport GROUP {name}",
             )
         if row.guard and not guard:
             raise errors.FailedPrecondition(

@@ -7,27 +7,14 @@ import pytest
 from slackwater import errors
 from slackwater.ibc.messages import (
     MAX_BODY_BYTES,
-    Behaviour,
-    Message,
     Send,
-    SentMessage,
-    SentMessages,
-    Verdict,
     VerdictState,
     check_send,
 )
 from slackwater.ibc.names import MAX_APPLICATIONS, Application, Applications
-from slackwater.position import Position
 
 APPLICATIONS = Applications([Application("backup", 0)])
 SEND = Send("backup", body=b"x")
-
-
-def sent(message_id: str = "m1", lsn: int = 10, request_id: str = "") -> SentMessage:
-    message = Message(
-        message_id, "backup", Behaviour.FREEZE, Position(1, lsn, 0), request_id=request_id
-    )
-    return SentMessage(message, {"a": Verdict(VerdictState.QUEUED)})
 
 
 class TestCheckSend:
@@ -70,43 +57,6 @@ class TestVerdicts:
     def test_every_state_is_final_but_those_on_the_way(self) -> None:
         on_the_way = {state for state in VerdictState if not state.is_final}
         assert {state.name for state in on_the_way} == {"QUEUED", "SENT", "ARRIVED", "DELIVERED"}
-
-    def test_verdict_never_goes_back_and_a_final_one_never_changes(self) -> None:
-        message = sent()
-        assert message.learn("a", Verdict(VerdictState.DELIVERED))
-        assert not message.learn("a", Verdict(VerdictState.DELIVERED))
-        assert not message.learn("a", Verdict(VerdictState.ARRIVED))
-        assert message.learn("a", Verdict(VerdictState.UNFROZEN, by="me"))
-        assert message.is_final
-        assert not message.learn("a", Verdict(VerdictState.EXPIRED))
-        assert not message.learn("nowhere", Verdict(VerdictState.EXPIRED))
-
-    def test_progress_of_the_link_moves_messages_on_c16(self) -> None:
-        messages = SentMessages([sent("m1", 10), sent("m2", 20), sent("m3", 30)])
-        messages.sent_and_arrived("a", sent_lsn=20, acked_lsn=10)
-        states = [messages.get(f"m{n}").verdicts["a"].state.name for n in (1, 2, 3)]
-        assert states == ["ARRIVED", "SENT", "QUEUED"]
-        assert messages.sent_and_arrived("a", sent_lsn=20, acked_lsn=10) == []
-
-    def test_detached_link_ends_what_is_pending_c19(self) -> None:
-        messages = SentMessages([sent()])
-        assert len(messages.pending("backup")) == 1
-        assert messages.pending("other") == []
-        assert len(messages.link_detached("a")) == 1
-        assert messages.pending() == []
-
-
-class TestRequestId:
-    def test_repeated_send_gets_the_first_message_c3(self) -> None:
-        first = sent("m1", request_id="r")
-        messages = SentMessages([first, sent("m2", request_id="r"), sent("m3")])
-        assert messages.repeated("r") is first
-        assert messages.repeated("") is None
-        assert messages.repeated("other") is None
-
-    def test_unknown_message_is_not_found(self) -> None:
-        with pytest.raises(errors.NotFound):
-            SentMessages().get("m1")
 
 
 class TestApplications:
