@@ -349,6 +349,7 @@ def test_lost_answer_of_the_send_is_asked_for_again(tmp_path: Path, desk: Desk) 
     over = run(tmp_path, desk, task())
     assert over.state == Run.STATE_SUCCEEDED
     first, second = desk.service.asked("SendMessage")
+    assert first.request_id
     assert first.request_id == second.request_id
     assert len(desk.site.snapshots) == 1
 
