@@ -19,6 +19,7 @@ WINDOW = "tests/unit/link/test_window.py"
 SCENARIOS = "tests/scenarios/test_link_scenarios.py"
 DELIVERY = "tests/unit/ibc/test_delivery.py"
 LEASE = "tests/unit/ibc/test_lease.py"
+REGRECV = "tests/unit/cli/test_regrecv.py"
 GRADES = "tests/unit/services/secondary/test_grades.py"
 REPLICATE = "tests/unit/services/secondary/test_replicate.py"
 ROUNDS = "tests/unit/ibc/test_quiesce.py"
@@ -480,6 +481,27 @@ MUTANTS = (
         "        if row.held:\n",
         "        if False:\n",
         f"{GRADES}::test_held_snapshot_cannot_be_deleted_until_it_is_released",
+    ),
+    Mutant(
+        "regrecv leaves the replica frozen after the command",
+        "slackwater/cli/commands/ibc/shift.py",
+        "                if self.frozen and self.thawed is None:\n",
+        "                if False:\n",
+        f"{REGRECV}::test_exit_status_of_the_command_is_ours_and_the_replica_goes_on",
+    ),
+    Mutant(
+        "lost lease taken for success (C13)",
+        "slackwater/cli/commands/ibc/shift.py",
+        'if state and state != "UNFROZEN":',
+        "if False:",
+        f"{REGRECV}::test_freeze_that_ends_under_the_command_is_loud",
+    ),
+    Mutant(
+        "holder does not come back under its message (C13)",
+        "slackwater/cli/hold.py",
+        "            self._opening.message = message.name\n",
+        "",
+        f"{REGRECV}::test_broken_stream_is_taken_up_again_under_the_message",
     ),
     Mutant(
         "grace runs before the service can be reached (C15)",
