@@ -14,7 +14,12 @@ from services.snapshot.documents import Documents
 from services.snapshot.events import Events
 from services.snapshot.live import Work
 from services.snapshot.peers import Peers, Secondaries
+from services.snapshot.retention.made import MadeSnapshots
+from services.snapshot.retention.sweeper import Sweeper
 from services.snapshot.runs import Runs
+from services.snapshot.schedules.catalogue import Schedules
+from services.snapshot.schedules.keeper import Timekeeper
+from services.snapshot.schedules.servicer import Parts
 from services.snapshot.servicer import SnapshotServicer
 from services.snapshot.store import BUILT_IN, RunRecord, RunStore
 from services.snapshot.tasks import command
@@ -22,6 +27,7 @@ from services.snapshot.tasks.catalogue import Catalogue
 from services.snapshot.tasks.notes import Surroundings
 from services.snapshot.tasks.run import TaskRun
 from services.snapshot.tasks.starting import Starter
+from slackwater.clock import Clock, SystemClock
 from slackwater.group.directory import DataDirectory
 from slackwater.runtime.calls import in_thread
 from slackwater.runtime.config import SnapshotConfig, parse_arguments, split_link_addresses
@@ -41,7 +47,9 @@ TASKS = "tasks"
 class Snapshots:
     """The parts of the service, in the order in which they start."""
 
-    def __init__(self, service: Service, config: SnapshotConfig) -> None:
+    def __init__(
+        self, service: Service, config: SnapshotConfig, clock: Clock | None = None
+    ) -> None:
         """Put them together; nothing runs yet."""
         self._service = service
         self._store = RunStore(RealStorage(), config.data_dir)
@@ -65,13 +73,36 @@ class Snapshots:
             certificates=service.certificates,
         )
         self._runs = Runs(self._store, self._peers, self._events, service.spawn, self._make_work)
+        self._sweeper = Sweeper(
+            MadeSnapshots(self._store), self._catalogue, self._secondaries, self._events
+        )
+        self._runs.told_over = self._sweeper.run_over
+        self._schedules = Schedules(
+            Documents(self._store.database, "schedule", snapshot_pb2.Schedule),
+            self._catalogue.directory,
+            self._events.publish,
+        )
         self._starter = Starter(self._catalogue, self._runs, self._peers, self._secondaries)
+
+        self._keeper = Timekeeper(
+            self._schedules,
+            Documents(self._store.database, "schedule_state", snapshot_pb2.Schedule),
+            self._starter,
+            self._runs,
+            self._events,
+            clock or SystemClock(),
+            service.spawn,
+        )
 
     def add_parts(self) -> None:
         """Runs end before the server does: their watchers see it."""
         service = self._service
         service.metrics.collect_with(lambda: metrics.collect(self._runs, self._peers))
         service.metrics.collect_with(lambda: metrics.collect_tasks(self._catalogue))
+        service.metrics.collect_with(
+            lambda: metrics.collect_schedules(self._schedules, self._keeper)
+        )
+        service.metrics.collect_with(lambda: metrics.collect_retention(self._sweeper))
         service.add("peers", self._start_peers, self._stop_peers)
         service.serve(self._register, [SERVICE])
         service.add("runs", self._be_ready, self._stop_runs)
@@ -82,8 +113,16 @@ class Snapshots:
         return TaskRun(record, self._around, save)
 
     def _register(self, server: grpc.aio.Server) -> None:
+        parts = Parts(
+            self._catalogue,
+            self._starter,
+            self._sweeper,
+            self._schedules,
+            self._keeper,
+            self._peers,
+        )
         servicer = SnapshotServicer(  # type: ignore[abstract]  # PlannedServicer has the rest
-            self._runs, self._catalogue, self._starter, self._peers, self._events
+            parts, self._runs, self._events
         )
         snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(servicer, server)
 
@@ -91,13 +130,16 @@ class Snapshots:
         """What a crash left is shown and ended before anybody can ask."""
         await in_thread(shutil.rmtree, self._around.work_dir, True)
         await self._catalogue.refresh()
+        await self._schedules.refresh()
         self._runs.recover()
         self._service.spawn(self._keep_asking(), "peers")
 
     async def _keep_asking(self) -> None:
         while True:
             await asyncio.gather(
-                self._catalogue.refresh(), *(peer.ask() for peer in self._peers.all)
+                self._catalogue.refresh(),
+                self._schedules.refresh(),
+                *(peer.ask() for peer in self._peers.all),
             )
             await asyncio.sleep(ASK_EVERY_SECONDS)
 
@@ -109,7 +151,9 @@ class Snapshots:
         self._store.close()
 
     async def _be_ready(self) -> None:
-        """Runs start by themselves when they are asked for."""
+        """Runs start when they are asked for; schedules ask, and retention follows."""
+        self._service.spawn(self._keeper.keep(), "schedules")
+        self._service.spawn(self._sweeper.keep(), "retention")
 
     async def _stop_runs(self, grace: float) -> None:
         self._events.close()

@@ -7,7 +7,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from services.snapshot.counts import RESULTS, Counts
 from services.snapshot.peers import Peers
+from services.snapshot.retention.sweeper import Sweeper
 from services.snapshot.runs import Runs
+from services.snapshot.schedules.catalogue import Schedules
+from services.snapshot.schedules.keeper import REASONS, Timekeeper
 from services.snapshot.store import BUILT_IN
 from services.snapshot.tasks.catalogue import SOURCE_API, Catalogue
 from slackwater.runtime.metrics import histogram_family
@@ -52,6 +55,57 @@ def collect_tasks(catalogue: Catalogue) -> Iterator[Metric]:
     )
     bad.add_metric([], len(catalogue.problems))
     yield bad
+
+
+def collect_schedules(schedules: Schedules, keeper: Timekeeper) -> Iterator[Metric]:
+    """Yield what schedules started and missed, and when each runs next."""
+    starts = CounterMetricFamily(
+        "slackwater_snapshot_schedule_starts",
+        "Runs that the schedule started.",
+        labels=["schedule"],
+    )
+    missed = CounterMetricFamily(
+        "slackwater_snapshot_schedule_missed",
+        "Starts that the schedule missed, by reason.",
+        labels=["schedule", "reason"],
+    )
+    upcoming = GaugeMetricFamily(
+        "slackwater_snapshot_schedule_next_timestamp_seconds",
+        "When the schedule starts its task next; absent while it is paused.",
+        labels=["schedule"],
+    )
+    for schedule in schedules.all():
+        word = schedule.name.removeprefix("schedules/")
+        started, by_reason = keeper.counts(schedule)
+        starts.add_metric([word], started)
+        for reason in REASONS:
+            missed.add_metric([word, reason], by_reason[reason])
+        moment = keeper.next_time(schedule)
+        if moment is not None:
+            upcoming.add_metric([word], moment)
+    yield starts
+    yield missed
+    yield upcoming
+
+
+def collect_retention(sweeper: Sweeper) -> Iterator[Metric]:
+    """Yield what retention deleted, and what it could not."""
+    deleted = CounterMetricFamily(
+        "slackwater_snapshot_retention_deleted",
+        "Snapshots of the task that no rule kept, and that were deleted.",
+        labels=["task"],
+    )
+    refused = CounterMetricFamily(
+        "slackwater_snapshot_retention_refused",
+        "Times that a Secondary refused to delete one; it is tried again.",
+        labels=["task"],
+    )
+    for task, number in sorted(dict(sweeper.deleted).items()):
+        deleted.add_metric([task], number)
+    for task, number in sorted(dict(sweeper.refused).items()):
+        refused.add_metric([task], number)
+    yield deleted
+    yield refused
 
 
 def _counts(counts: Counts) -> Iterator[Metric]:

@@ -7,7 +7,6 @@ import grpc
 from slackwater.v1 import snapshot_pb2, snapshot_pb2_grpc
 
 RELEASES = {
-    "Schedule": "0.3",
     "Check": "0.3",
     "Mirror": "0.3",
 }
@@ -34,7 +33,7 @@ def _refuse(method: str, release: str) -> Any:
         await context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
             f"{method} is planned for release {release}; this one has StartSnapshot and its runs,"
-            " the snapshots they make, and tasks",
+            " the snapshots they make, tasks and schedules",
         )
 
     answer.__name__ = method

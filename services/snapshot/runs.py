@@ -55,6 +55,8 @@ class Runs:
         self._live: dict[str, Live] = {}
         self._draining = False
         self.counts = Counts()
+        self.told_over: Callable[[snapshot_pb2.Run], None] = lambda _: None
+        """Called when a run is over and what it left is ended."""
 
     @property
     def live(self) -> list[snapshot_pb2.Run]:
@@ -312,6 +314,7 @@ class Runs:
         await cycle.take_back()
         self._live.pop(record.id, None)
         self._save(live)
+        self.told_over(record.run)
         _log.info(
             "run_over",
             run=record.run.name,

@@ -11,11 +11,8 @@ from google.protobuf.message import Message
 import slackwater
 from services.snapshot.events import Events
 from services.snapshot.live import brief
-from services.snapshot.peers import Peers
 from services.snapshot.runs import Runs
-from services.snapshot.tasks.catalogue import Catalogue
-from services.snapshot.tasks.servicer import TaskServicer
-from services.snapshot.tasks.starting import Starter
+from services.snapshot.schedules.servicer import Parts, ScheduleServicer
 from slackwater import names
 from slackwater.errors import AlreadyExists, InvalidRequest
 from slackwater.v1 import secondary_pb2
@@ -32,16 +29,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T", bound=Message)
 
 
-class SnapshotServicer(TaskServicer):
-    """The service; schedules, checks, mirrors and retention come later."""
+class SnapshotServicer(ScheduleServicer):
+    """The service; checks and mirrors come later."""
 
-    def __init__(
-        self, runs: Runs, catalogue: Catalogue, starter: Starter, peers: Peers, events: Events
-    ) -> None:
-        """Serve these runs and tasks."""
-        super().__init__(catalogue, starter, peers)
+    def __init__(self, parts: Parts, runs: Runs, events: Events) -> None:
+        """Serve these runs, tasks and schedules."""
+        super().__init__(parts)
         self._runs = runs
-        self._peers = peers
+        self._peers = parts.peers
         self._events = events
         self._began = time.monotonic()
 
@@ -152,7 +147,7 @@ class SnapshotServicer(TaskServicer):
             secondary=self._peers.secondary.as_status(),
             runs=[brief(run) for run in self._runs.live[:SHOWN_RUNS]],
             version=slackwater.__version__,
-            problems=self._catalogue.problems,
+            problems=[*self._catalogue.problems, *self._schedules.problems],
         )
         answer.uptime.FromNanoseconds(round((time.monotonic() - self._began) * 1e9))
         return answer

@@ -6,6 +6,7 @@ import grpc
 
 from services.snapshot.peers import Peers
 from services.snapshot.planned import PlannedServicer
+from services.snapshot.retention.sweeper import Sweeper
 from services.snapshot.tasks.catalogue import Catalogue
 from services.snapshot.tasks.starting import Starter
 from slackwater.runtime import calls
@@ -17,8 +18,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class TaskServicer(PlannedServicer):
     """Makes, shows, changes, removes and starts tasks."""
 
-    def __init__(self, catalogue: Catalogue, starter: Starter, peers: Peers) -> None:
+    def __init__(
+        self, catalogue: Catalogue, starter: Starter, peers: Peers, sweeper: Sweeper
+    ) -> None:
         """Serve these tasks."""
+        self._sweeper = sweeper
         self._catalogue = catalogue
         self._starter = starter
         self._primary = peers.primary
@@ -43,7 +47,8 @@ class TaskServicer(PlannedServicer):
         """Return a task."""
         del context
         await self._catalogue.refresh()
-        return api.GetTaskResponse(task=self._catalogue.get(request.name))
+        task = self._catalogue.get(request.name)
+        return api.GetTaskResponse(task=task, made=await self._sweeper.shown(task))
 
     async def ListTasks(
         self, request: api.ListTasksRequest, context: object

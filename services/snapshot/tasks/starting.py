@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.snapshot.peers import Peers, Secondaries
+from services.snapshot.peers import Peer, Peers, Secondaries
 from services.snapshot.runs import Runs
 from services.snapshot.tasks import model, plan, trust
 from services.snapshot.tasks.catalogue import Catalogue
@@ -52,6 +52,21 @@ class Starter:
         task, run = await self._prepare(request)
         run.schedule = schedule
         return self._runs.start_task(request, task, run)
+
+    async def start_scheduled(self, request: Request, schedule: str) -> snapshot_pb2.Run:
+        """Start a run for a schedule: of every attached link, unless it or the task names some.
+
+        Raises:
+            grpc.aio.AioRpcError, SlackwaterError: as `start` would.
+        """
+        await self._catalogue.refresh()
+        request.all_links = not request.links and not self._catalogue.get(request.name).links
+        return await self.start(request, schedule)
+
+    @property
+    def primary(self) -> Peer:
+        """Whom it asks."""
+        return self._peers.primary
 
     async def plan(self, request: Request) -> list[snapshot_pb2.PlannedStep]:
         """Return what a run would do.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.snapshot.__main__ import Snapshots
+from slackwater.clock import Clock
 from slackwater.errors import FailedPrecondition, NotFound
 from slackwater.group.directory import DataDirectory
 from slackwater.runtime import client
@@ -192,7 +193,11 @@ class World:
 
 @asynccontextmanager
 async def world(
-    data_dir: Path, secondary: Secondary, primary: str = "127.0.0.1:1", **settings: object
+    data_dir: Path,
+    secondary: Secondary,
+    primary: str = "127.0.0.1:1",
+    clock: Clock | None = None,
+    **settings: object,
 ) -> AsyncIterator[World]:
     """The service, from its start to the end of its drain."""
     flags: dict[str, object] = {
@@ -209,7 +214,7 @@ async def world(
     config = parse_arguments(SnapshotConfig, words)
     data = DataDirectory.open(RealStorage(), data_dir, "snapshot")
     service = Service("snapshot", config, Health(), Metrics("snapshot"), None)
-    Snapshots(service, config).add_parts()
+    Snapshots(service, config, clock).add_parts()
     task = asyncio.get_running_loop().create_task(service.run(), name="service")
     try:
         while "grpc" not in service.endpoints:

@@ -1,0 +1,1 @@
+"""Retention: which of the snapshots that runs of tasks made are kept, and the end of the others."""

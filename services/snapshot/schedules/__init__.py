@@ -1,0 +1,1 @@
+"""Schedules: when tasks are run by themselves."""
