@@ -9,9 +9,12 @@ from slackwater.ibc.names import MAX_APPLICATIONS, Applications
 TIMEOUT_SECONDS = 30.0
 MAX_HOLD_SECONDS = 10.0
 LIMIT_SECONDS = 3600.0
-KINDS = ("command", "sync", "fsfreeze", "postgres")
+KINDS = ("command", "sync", "fsfreeze", "postgres", "checkpoint")
 APPLICATION_KINDS = frozenset({"command", "postgres"})
 """Kinds that quiesce the application itself and not only its file system (C20)."""
+
+FILESYSTEM_KINDS = frozenset({"sync", "fsfreeze"})
+"""`checkpoint` is in neither: it makes recovery short, and holds nothing."""
 
 CRASH, FILESYSTEM, APPLICATION = "crash", "filesystem", "application"
 EVIDENCE_BYTES = 48 << 10
@@ -112,6 +115,9 @@ def judge(reports: Sequence[Report], window_seconds: float, *, is_fenced: bool) 
     if not is_fenced:
         evidence += "; placed without a fence, so the grade stays crash (C20)"
         return Judgement(True, CRASH, evidence, window_seconds, tuple(reports))
-    by_application = any(one.kind in APPLICATION_KINDS for one in reports)
-    grade = APPLICATION if by_application else FILESYSTEM
+    kinds = {one.kind for one in reports}
+    if kinds & APPLICATION_KINDS:
+        grade = APPLICATION
+    else:
+        grade = FILESYSTEM if kinds & FILESYSTEM_KINDS else CRASH
     return Judgement(True, grade, evidence, window_seconds, tuple(reports))

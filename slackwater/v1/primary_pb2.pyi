@@ -1476,7 +1476,7 @@ class HoldQuiesceRequest(_message.Message):
         application: _builtins.str
         """The application name; a second session under one name is refused with ALREADY_EXISTS."""
         kind: _builtins.str
-        """How it quiesces: command, sync, fsfreeze or postgres."""
+        """How it quiesces: command, sync, fsfreeze, postgres or checkpoint."""
         host: _builtins.str
         """Where the agent runs, for status; at most 200 characters."""
         def __init__(
@@ -1997,7 +1997,7 @@ class AgentStatus(_message.Message):
     application: _builtins.str
     """The application it quiesces."""
     kind: _builtins.str
-    """How it quiesces: command, sync, fsfreeze or postgres."""
+    """How it quiesces: command, sync, fsfreeze, postgres or checkpoint."""
     host: _builtins.str
     """Where it runs, as it said."""
     @_builtins.property

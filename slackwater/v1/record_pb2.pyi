@@ -389,7 +389,7 @@ class QuiesceReport(_message.Message):
     application: _builtins.str
     """The application name of its session."""
     kind: _builtins.str
-    """How it quiesces: command, sync, fsfreeze or postgres."""
+    """How it quiesces: command, sync, fsfreeze, postgres or checkpoint."""
     answer: _builtins.str
     """What it answered when the application was held."""
     resume_answer: _builtins.str

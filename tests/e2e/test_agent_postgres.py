@@ -105,6 +105,7 @@ def test_light_mode_checkpoints(server: postgres.Server) -> None:
     before = server.ask("SELECT checkpoint_lsn::text FROM pg_control_checkpoint()")
     server.do("CREATE TABLE light (number integer)")
     kind = Postgres(server.dsn, light=True)
+    assert kind.name == "checkpoint", "it holds nothing, so no grade rests on it"
     answer = json.loads(kind.hold(ASKED, Patience(30)))
     assert answer["checkpoint"]
     assert server.ask("SELECT checkpoint_lsn::text FROM pg_control_checkpoint()") != before

@@ -31,10 +31,9 @@ _CANCEL_POLL_SECONDS = 0.05
 class Postgres:
     """A backup in one connection, or with `light` a checkpoint."""
 
-    name = "postgres"
-
     def __init__(self, dsn: str, *, light: bool = False) -> None:
         """`dsn` is libpq's; what it leaves out comes from libpq's environment and files."""
+        self.name = "checkpoint" if light else "postgres"
         self._dsn = dsn
         self._light = light
         self._connection: psycopg.Connection[Any] | None = None

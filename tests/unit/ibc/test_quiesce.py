@@ -388,6 +388,8 @@ class TestJudgement:
             ({"db": "sync", "fs": "fsfreeze"}, judging.FILESYSTEM),
             ({"db": "command"}, judging.APPLICATION),
             ({"db": "postgres", "fs": "fsfreeze"}, judging.APPLICATION),
+            ({"db": "checkpoint"}, judging.CRASH),
+            ({"db": "checkpoint", "fs": "fsfreeze"}, judging.FILESYSTEM),
         ],
     )
     def test_confirmed_grade_follows_the_kinds(self, kinds: dict[str, str], grade: str) -> None:
