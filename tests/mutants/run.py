@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.mutants.catalogue import MUTANTS, Mutant
 from tests.mutants.tasks import TASKS
+from tests.mutants.times import TIMES
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("slackwater", "services", "demo", "tests", "pyproject.toml")
@@ -54,7 +55,9 @@ def verdict(tree: Path, mutant: Mutant) -> str:
 def main(wanted: list[str]) -> int:
     """Run the mutants whose names hold one of the words, or all."""
     mutants = [
-        one for one in MUTANTS + TASKS if not wanted or any(word in one.name for word in wanted)
+        one
+        for one in MUTANTS + TASKS + TIMES
+        if not wanted or any(word in one.name for word in wanted)
     ]
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
