@@ -143,9 +143,9 @@ CASES = (
     Case(
         "SlackwaterMessageNotUnfrozen",
         {
-            f'slackwater_ibc_messages_total{{{GROUP},result="EXPIRED",{PAGE}}}': "0x10 1x60",
+            f'slackwater_ibc_messages_total{{{GROUP},result="expired",{PAGE}}}': "0x10 1x60",
         },
-        {**GROUP_LABELS, "result": "EXPIRED"},
+        {**GROUP_LABELS, "result": "expired"},
         *("10m", "20m", "40m"),
     ),
     Case(
