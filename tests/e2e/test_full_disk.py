@@ -131,7 +131,8 @@ def test_full_disk_under_a_replicas_volume_and_then_its_log(
         for number in range(2):
             write(cluster, "thin", number)
         says(cluster, "cannot be applied now", "write", "No space left")
-        flood(cluster, DATA, 48 * MIB)  # received until the log needs another segment
+        # Received until the log needs another segment; far from what makes the link DIRTY.
+        flood(cluster, DATA, 24 * MIB)
         says(cluster, "cannot be applied now", "the file system of the log")
         assert cluster.link().lag_bytes > 0
         write(cluster, "thin", 2)  # the Primary is not held up
