@@ -35,7 +35,7 @@ def busy(cli: CommandLine) -> CommandLine:
         "3MiB",
         "1.5s",
         "FROZEN at 1/42, durable 1/90, backlog 32MiB, log 50% of 64MiB",
-        "heard 1h0",
+        "heard 1h",
         f"1/42, message {m.MESSAGE}",
         "the unfreeze (application backup)",
         "holder     me@there",
