@@ -5,6 +5,7 @@ placed yet: whatever breaks the hold leaves no message. While it resumes the mes
 whatever breaks the session leaves the Outcome REVOKED.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -308,6 +309,36 @@ def test_hold_past_max_hold_is_ended_by_the_agent(stage: Stage) -> None:
         refused(answer)
         eventually("the application goes on", lambda: not stage.pair.is_held())
         assert stage.pair.count("quiesce") == 1 and not stage.messages()
+
+
+@pytest.mark.parametrize("end", [kill_agent, kill_both], ids=lambda end: str(end.__name__))
+def test_quiesce_that_still_runs_does_not_outlive_its_agent(
+    stage: Stage, end: Callable[[AgentProcess], None]
+) -> None:
+    """Else it would come to its end after the resume, and the application stand for ever."""
+    program = str(stage.directory / SLOW / "quiesce")
+    with stage.agent(), stage.slow_agent() as slow:
+        answer = stage.hold_while_slow()
+        eventually("the slow one has begun", lambda: bool(running_programs(program)))
+        end(slow)
+        refused(answer)
+    with contextlib.ExitStack() as stack:
+        if end is kill_both:  # then the next agent ends it
+            stack.enter_context(stage.slow_agent())
+        eventually("it is ended", lambda: not running_programs(program))
+        eventually("it is undone", lambda: stage.slow.count("resume") == 1)
+    stage.slow_gate.touch()
+    assert not stage.slow.is_held()
+
+
+def running_programs(path: str) -> list[int]:
+    """Processes that run a script; its agent names it further behind."""
+    found = []
+    for listed in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.encode() in listed.read_bytes().split(b"\0")[:2]:
+                found.append(int(listed.parent.name))
+    return found
 
 
 def test_quiesce_that_hangs_times_out_and_is_undone(stage: Stage) -> None:

@@ -546,6 +546,14 @@ MUTANTS = (
         f"{ROUNDS}::TestJudgement::test_our_own_clock_decides_whether_max_hold_was_kept",
     ),
     Mutant(
+        "quiesce program left to outlive its agent",
+        "slackwater/agent/kinds/command.py",
+        "        end_unfinished(self._quiesce, HOLD_VARIABLE, self._hold_id)\n",
+        "",
+        "tests/e2e/test_agent_quiesce.py::"
+        "test_quiesce_that_still_runs_does_not_outlive_its_agent[kill_agent]",
+    ),
+    Mutant(
         "agent that thawed by itself believed (C17)",
         "slackwater/ibc/quiesce.py",
         "elif not self.round.is_resuming:",

@@ -7,8 +7,9 @@ a quiesce before it: what dies midway is run again, and a quiesce that failed is
 
 from slackwater.agent.keeper import Request
 from slackwater.agent.kinds.kind import Patience, Resumption, Undo
-from slackwater.agent.kinds.program import Program
+from slackwater.agent.kinds.program import Program, end_unfinished
 
+HOLD_VARIABLE = "SLACKWATER_HOLD_ID"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -35,6 +36,7 @@ class Command:
         program = self._program(self._resume, request, "")
         return {
             "kind": self.name,
+            "quiesce": self._quiesce,
             "path": program.path,
             "arguments": list(program.arguments),
             "environment": dict(program.environment),
@@ -61,7 +63,7 @@ class Command:
             "SLACKWATER_GROUP": self._group,
             "SLACKWATER_APPLICATION": self._application,
             "SLACKWATER_TASK": task,
-            "SLACKWATER_HOLD_ID": request.hold_id,
+            HOLD_VARIABLE: request.hold_id,
             "SLACKWATER_MESSAGE_ID": message.rpartition("/")[2],
             "SLACKWATER_POSITION": "",
             "SLACKWATER_SNAPSHOT": "",
@@ -75,10 +77,13 @@ class RunResume:
     """The resume program, run by another process."""
 
     def __init__(self, undo: Undo) -> None:
+        self._quiesce = str(undo["quiesce"])
         self._program = Program(undo["path"], undo["arguments"], undo["environment"])
+        self._hold_id = str(undo["environment"][HOLD_VARIABLE])
         self._seconds = float(undo["seconds"])
 
     def run(self) -> str:
-        """Run it, and say so."""
+        """End a quiesce that the agent left running, then run it, and say so."""
+        end_unfinished(self._quiesce, HOLD_VARIABLE, self._hold_id)
         printed = self._program.run(Patience(self._seconds))
         return f"ran {self._program.path}{': ' if printed else ''}{printed}"

@@ -3,6 +3,9 @@
 The program gets a session of its own. When it takes too long or fails, its whole process group gets
 SIGTERM and then SIGKILL. What it leaves in the background when it succeeds stays, as a quiesce that
 holds a database's lock in a client needs it; such a process must not keep writing to the output.
+
+A program may outlive the agent that ran it. Whoever resumes in the agent's place ends it first
+(`end_unfinished`), so that no quiesce comes to its end after the resume.
 """
 
 import contextlib
@@ -101,6 +104,44 @@ class Output:
         head, tail = (part.decode(errors="replace") for part in (self._head, self._tail))
         middle = f"\n... {self._left_out} bytes left out ...\n" if self._left_out else ""
         return (head + middle + tail).strip().replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def end_unfinished(path: str, name: str, value: str) -> int:
+    """End a program that still runs, by its path and one variable of its environment.
+
+    All that has the variable goes with it. A program that has ended left what it wanted to leave:
+    then nothing is touched.
+
+    Returns:
+        How many processes were ended.
+    """
+    marked = [pid for pid in _pids() if f"{name}={value}".encode() in _words(pid, "environ")]
+    if not any(_leads(pid) and path.encode() in _words(pid, "cmdline") for pid in marked):
+        return 0
+    for pid in marked:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return len(marked)
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def _words(pid: int, what: str) -> list[bytes]:
+    """Return its arguments or its environment; nothing of what is gone or somebody else's."""
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _leads(pid: int) -> bool:
+    """Whether it leads a session: a program that is run here does."""
+    try:
+        return os.getsid(pid) == pid
+    except OSError:
+        return False
 
 
 def _attend(
