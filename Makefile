@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup proto proto-check proto-release fmt lint types test test-unit test-property \
-	test-crash test-sim test-e2e cover bench bench-quick bench-ibc demo check monitoring image clean
+	test-crash test-sim test-e2e cover bench bench-quick bench-ibc demo samples check monitoring image clean
 
 help: ## list these verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -30,7 +30,7 @@ lint: setup ## ruff, buf, layers, sizes of modules
 	@ruff format --check . && ruff check . && buf lint && lint-imports --no-cache && python tools/sizes.py
 
 types: setup ## mypy, strict
-	@mypy slackwater services tests demo benchmarks tools
+	@mypy slackwater services tests demo examples benchmarks tools
 
 test: setup ## all tests
 	@pytest tests
@@ -63,6 +63,9 @@ bench: bench-quick bench-ibc ## all of them
 
 demo: setup ## the main job, end to end, on this machine
 	@python -m demo
+
+samples: setup ## tasks on real file systems and databases, each with its own scene (as root)
+	@python -m examples
 
 check: lint types proto-check test ## all that guards main
 

@@ -69,6 +69,8 @@ def as_file(uri: str, directory: Path, *, read_only: bool = False) -> Iterator[P
             process.kill()
             process.wait()
             _leave(lambda: run("umount", "-l", str(directory)))
+        if process.stderr:
+            process.stderr.close()
 
 
 @contextlib.contextmanager

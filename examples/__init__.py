@@ -1,0 +1,1 @@
+"""Samples of tasks, each with a scene that runs it on real applications: `make samples`."""
