@@ -16,6 +16,7 @@ the message. The rules:
 """
 
 import math
+from abc import ABC, abstractmethod
 
 from slackwater import errors
 from slackwater.ibc.actions import (
@@ -39,7 +40,7 @@ PAUSE_SECONDS = 1.0
 """A gap between two ticks in which this side was not listening, rather than a holder silent."""
 
 
-class Receivers:
+class Receivers(ABC):
     """Hands messages over; part of `Delivery`."""
 
     applications: Applications
@@ -51,14 +52,17 @@ class Receivers:
     _receivers: list[Receiver]
     _restored: Timers | None
 
+    @abstractmethod
     def _enter(self, phase: Phase, seconds: float | None, now: float) -> None:
-        raise NotImplementedError
+        """See `Delivery`."""
 
+    @abstractmethod
     def _store_timers(self, now: float) -> None:
-        raise NotImplementedError
+        """See `Delivery`."""
 
+    @abstractmethod
     def _thaw(self, state: VerdictState, now: float, by: str = "") -> float:
-        raise NotImplementedError
+        """See `Delivery`."""
 
     # ---- names
 
