@@ -82,6 +82,8 @@ class Session:
         self._events = events
         self._uniform = uniform
         self._outbox: asyncio.Queue[Answer] | None = None
+        self._call: _Call | None = None
+        self._ended = asyncio.Event()
 
     def tell(self, answer: Answer) -> None:
         """Answer the Primary; without a session there is nobody to tell."""
@@ -89,10 +91,17 @@ class Session:
             self._outbox.put_nowait(answer)
 
     async def flush(self) -> None:
-        """Wait until all answers are on their way, for a bounded time."""
-        if self._outbox is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._outbox.join(), FLUSH_SECONDS)
+        """Say that nothing more comes, and wait until the Primary has seen it, for a bounded time.
+
+        Ending the call at once would take back what is on its way.
+        """
+        if self._outbox is None or self._call is None:
+            return
+        with contextlib.suppress(TimeoutError, asyncio.InvalidStateError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._outbox.join()
+                await self._call.done_writing()
+                await self._ended.wait()
 
     async def run(self) -> None:
         """Keep a session until cancelled."""
@@ -150,11 +159,14 @@ class Session:
 
     async def _converse(self, call: _Call, grace: float) -> str:
         """Listen and speak until the session ends; returns why."""
-        self._outbox = asyncio.Queue()
+        self._outbox, self._call = asyncio.Queue(), call
+        self._ended.clear()
         speaking = asyncio.create_task(self._speak(call, self._outbox), name="speak")
         try:
             return await self._listen(call, grace)
         finally:
+            self._call = None
+            self._ended.set()
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)
 
