@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Half of the tests' time is waiting for processes; a module's tests mostly stay together.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help setup proto proto-check proto-release fmt lint types test test-unit test-property \
 	test-crash test-sim test-e2e cover bench bench-quick bench-ibc demo samples check monitoring image clean
@@ -33,22 +36,22 @@ types: setup ## mypy, strict
 	@mypy slackwater services tests demo examples benchmarks tools
 
 test: setup ## all tests
-	@pytest tests
+	@pytest $(PARALLEL) tests
 
 test-unit: setup ## tests without processes: seconds
 	@pytest -m "unit or contract or scenarios"
 
 test-property: setup ## random operations against models
-	@pytest -m property
+	@pytest $(PARALLEL) -m property
 
 test-crash: setup ## a crash at every storage call
-	@pytest -m crash
+	@pytest $(PARALLEL) -m crash
 
 test-sim: setup ## whole groups on a virtual clock, network and disk
-	@pytest -m simulation
+	@pytest $(PARALLEL) -m simulation
 
 test-e2e: setup ## real processes, real clients
-	@pytest -m e2e
+	@pytest $(PARALLEL) -m e2e
 
 cover: setup ## branch coverage of the tests without processes
 	@coverage run -m pytest -m "not e2e" && coverage report
