@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,13 @@ def left_behind(directory: Path) -> list[str]:
 
 
 @pytest.fixture
+def room() -> Iterator[Path]:
+    """A directory with a short name: the demo's sockets stand below it."""
+    with tempfile.TemporaryDirectory(prefix="sw-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 def real() -> None:
     """Skip where no file system can be mounted; CI may not."""
     lacks = mounts.missing()
@@ -48,11 +57,11 @@ def real() -> None:
 
 
 @pytest.mark.usefixtures("real")
-def test_demo_holds_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_demo_holds_and_leaves_nothing_behind(room: Path) -> None:
     done = subprocess.run(
         COMMAND,
         cwd=REPOSITORY,
-        env=environment(tmp_path, CI="true"),
+        env=environment(room, CI="true"),
         capture_output=True,
         text=True,
         timeout=300,
@@ -61,34 +70,34 @@ def test_demo_holds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All of it held" in done.stdout
     assert "R E D U C E D" not in done.stdout
-    assert left_behind(tmp_path) == []
+    assert left_behind(room) == []
 
 
 @pytest.mark.usefixtures("real")
-def test_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_interrupted_demo_leaves_nothing_behind(room: Path) -> None:
     with subprocess.Popen(
         COMMAND,
         cwd=REPOSITORY,
-        env=environment(tmp_path),
+        env=environment(room),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as demo:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("*/primary-fs/mnt/folder-000")):
+        while not list(room.glob("*/primary-fs/mnt/folder-000")):
             assert demo.poll() is None, "it ended before it copied a file"
             assert time.monotonic() < deadline
             time.sleep(0.05)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 130
-    assert left_behind(tmp_path) == []
+    assert left_behind(room) == []
 
 
-def test_reduced_demo_says_so_and_holds(tmp_path: Path) -> None:
+def test_reduced_demo_says_so_and_holds(room: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "--reduced"],
         cwd=REPOSITORY,
-        env=environment(tmp_path),
+        env=environment(room),
         capture_output=True,
         text=True,
         timeout=300,
@@ -97,14 +106,14 @@ def test_reduced_demo_says_so_and_holds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "R E D U C E D" in done.stdout
     assert "All of it held" in done.stdout
-    assert left_behind(tmp_path) == []
+    assert left_behind(room) == []
 
 
-def test_demo_in_ci_never_falls_back(tmp_path: Path) -> None:
+def test_demo_in_ci_never_falls_back(room: Path) -> None:
     done = subprocess.run(
         COMMAND,
         cwd=REPOSITORY,
-        env=environment(tmp_path, CI="true", PATH="/nonexistent"),
+        env=environment(room, CI="true", PATH="/nonexistent"),
         capture_output=True,
         text=True,
         timeout=60,

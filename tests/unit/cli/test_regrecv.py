@@ -203,11 +203,12 @@ def test_signal_is_passed_on_to_the_command_and_the_replica_goes_on(
 
 def test_signal_while_waiting_takes_the_name_back(cli: CommandLine, lease: Lease) -> None:
     lease.delivers = None
+    before = signal.getsignal(signal.SIGTERM)
     lease.then = lambda: _when(lambda: True, lambda: os.kill(os.getpid(), signal.SIGTERM))
     cli(*REGRECV, "--", "true", code=128 + signal.SIGTERM)
     assert "SIGTERM before a message came" in cli.error
     assert cli.secondary.asked("UnregisterApplication")
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_command_that_hangs_is_ended_at_its_timeout(cli: CommandLine, lease: Lease) -> None:
