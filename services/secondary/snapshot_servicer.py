@@ -11,12 +11,14 @@ from services.secondary.node import SecondaryNode
 from slackwater import names
 from slackwater.apply.replica_snapshots import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
 from slackwater.errors import InvalidRequest
+from slackwater.group.rows import SnapshotRow
 from slackwater.runtime.calls import check_request_id, in_thread, newest_first, page
 from slackwater.v1 import resources_pb2
 from slackwater.v1 import secondary_pb2 as api
 
 MAX_DATA_BYTES = 1 << 20
 NOTE_LIMIT = 200
+EXPORT_ENDS = "its export ends: connected clients are disconnected"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -54,13 +56,7 @@ class SnapshotServicer(MessageServicer):
         """Take an instant snapshot of all volumes where the replica stands."""
         group = self._group("group", request.group)
         names.check_label("snapshot_id", request.snapshot_id)
-        at_message = ""
-        if request.at_message:
-            owner, at_message = names.child("at_message", request.at_message, "messages")
-            if owner != group.name:
-                raise InvalidRequest(
-                    "at_message", f"is of group {owner!r}, the snapshot of {group.name!r}"
-                )
+        at_message = _message_of(group.name, request.at_message)
         _check_chunk_bytes(request.chunk_bytes)
 
         def create() -> api.CreateSnapshotResponse:
@@ -116,21 +112,52 @@ class SnapshotServicer(MessageServicer):
 
         def delete() -> api.SecondaryServiceDeleteSnapshotResponse:
             row = group.replica.snapshot(name)
-            losses = [f"snapshot {name!r} at {row.point.position}, grade {row.grade}"]
-            group.replica.delete_snapshot(name)
-            self._tell(group, "SNAPSHOT_DELETED", name, "")
+            losses = [_loss(row)]
+            group.replica.delete_snapshot(name, force=request.force)
+            if row.exported:
+                losses.append(EXPORT_ENDS)
+                self._node.disconnect(f"{request.name}/")
+            self._tell(group, "SNAPSHOT_DELETED", name, EXPORT_ENDS if row.exported else "")
             return api.SecondaryServiceDeleteSnapshotResponse(losses=losses)
 
         if not request.validate_only:
             return await self._once(group, "DeleteSnapshot", request.request_id, delete)
         check_request_id(request.request_id)
         row = group.replica.snapshot(name)
-        losses = [f"snapshot {name!r} at {row.point.position}, grade {row.grade}"]
+        losses = [_loss(row)]
         if row.exported:
-            losses.append("it is exported now: that has to end before it can be deleted")
+            losses.append(
+                EXPORT_ENDS
+                if request.force
+                else "it is exported now: that has to end before it can be deleted"
+            )
         if row.held:
             losses.append("it is held: it has to be released before it can be deleted")
         return api.SecondaryServiceDeleteSnapshotResponse(losses=losses)
+
+    async def RefreshSnapshot(
+        self, request: api.SecondaryServiceRefreshSnapshotRequest, context: Context
+    ) -> api.SecondaryServiceRefreshSnapshotResponse:
+        """Take a snapshot in the place of the one of that name."""
+        group, name = self._snapshot(request.name)
+        at_message = _message_of(group.name, request.at_message)
+
+        def refresh() -> api.SecondaryServiceRefreshSnapshotResponse:
+            losses = [_loss(group.replica.snapshot(name))]
+            row = group.replica.refresh_snapshot(
+                name, at_message=at_message, validate_only=request.validate_only
+            )
+            if row is None:
+                return api.SecondaryServiceRefreshSnapshotResponse(losses=losses)
+            self._tell(group, "SNAPSHOT_REFRESHED", name, f"at {row.point.position}")
+            return api.SecondaryServiceRefreshSnapshotResponse(
+                snapshot=translate.snapshot(group, row), losses=losses
+            )
+
+        if request.validate_only:
+            check_request_id(request.request_id)
+            return await in_thread(refresh)
+        return await self._once(group, "RefreshSnapshot", request.request_id, refresh)
 
     async def HoldSnapshot(
         self, request: api.HoldSnapshotRequest, context: Context
@@ -207,6 +234,20 @@ class SnapshotServicer(MessageServicer):
 
     def _tell(self, group: SecondaryGroup, kind: str, snapshot: str, text: str) -> None:
         self._node.events.publish(f"groups/{group.name}/snapshots/{snapshot}", kind, text)
+
+
+def _loss(row: SnapshotRow) -> str:
+    return f"snapshot {row.name!r} at {row.point.position}, grade {row.grade}"
+
+
+def _message_of(group: str, name: str) -> str:
+    """Return the id of a message that must be of this group; empty stays empty."""
+    if not name:
+        return ""
+    owner, message_id = names.child("at_message", name, "messages")
+    if owner != group:
+        raise InvalidRequest("at_message", f"is of group {owner!r}, the snapshot of {group!r}")
+    return message_id
 
 
 def _check_chunk_bytes(size: int) -> None:

@@ -106,11 +106,31 @@ class SnapshotServicer(ScheduleServicer):
     ) -> api.SnapshotServiceDeleteSnapshotResponse:
         """Have the Secondary remove a snapshot."""
         asked = secondary_pb2.SecondaryServiceDeleteSnapshotRequest(
-            name=request.name, request_id=request.request_id, validate_only=request.validate_only
+            name=request.name,
+            request_id=request.request_id,
+            validate_only=request.validate_only,
+            force=request.force,
         )
         rpc = self._peers.secondary_api.DeleteSnapshot
         answer = await self._forward(rpc(asked, timeout=CALL_SECONDS), context)
         return api.SnapshotServiceDeleteSnapshotResponse(losses=answer.losses)
+
+    async def RefreshSnapshot(
+        self, request: api.SnapshotServiceRefreshSnapshotRequest, context: Context
+    ) -> api.SnapshotServiceRefreshSnapshotResponse:
+        """Have the Secondary take a snapshot in the place of the one of that name."""
+        asked = secondary_pb2.SecondaryServiceRefreshSnapshotRequest(
+            name=request.name,
+            at_message=request.at_message,
+            request_id=request.request_id,
+            validate_only=request.validate_only,
+        )
+        rpc = self._peers.secondary_api.RefreshSnapshot
+        answer = await self._forward(rpc(asked, timeout=CALL_SECONDS), context)
+        response = api.SnapshotServiceRefreshSnapshotResponse(losses=answer.losses)
+        if answer.HasField("snapshot"):
+            response.snapshot.CopyFrom(answer.snapshot)
+        return response
 
     async def ExportSnapshot(
         self, request: api.SnapshotServiceExportSnapshotRequest, context: Context

@@ -109,6 +109,33 @@ class ReplicaSnapshots(ABC):
         self.on_change()
         return row
 
+    def refresh_snapshot(
+        self, name: str, *, at_message: str = "", validate_only: bool = False
+    ) -> SnapshotRow | None:
+        """Take a snapshot in the place of the one of that name; None with `validate_only`.
+
+        The name never stands for neither or both: a crash leaves the old one or the new one, whole.
+        What `create_snapshot` says of `at_message` and the grade is so here.
+
+        Raises:
+            NotFound: there is none of that name.
+            FailedPrecondition: it is exported or held, or no snapshot can be taken now.
+            Unavailable, NoSpace, GroupFailed: see `create_snapshot`; the old one stays.
+        """
+        check_label("name", name)
+        began = self.clock.monotonic()
+        with self._changing():
+            self.check_free(self.catalogue.get(name))
+            self._check_has_point()
+            evidence = self._evidence_at(at_message) if at_message else {}
+            if validate_only:
+                return None
+            self._finish_record()
+            point = self.applier.reached
+            row = self._create(name, point, at_message, evidence, 0, began, replaces=True)
+        self.on_change()
+        return row
+
     def _check_has_point(self) -> None:
         if self._recover_to is not None:
             raise errors.FailedPrecondition(
@@ -156,6 +183,8 @@ class ReplicaSnapshots(ABC):
         evidence: dict[str, object],
         chunk_bytes: int,
         began: float,
+        *,
+        replaces: bool = False,
     ) -> SnapshotRow:
         try:
             return self.catalogue.create(
@@ -166,6 +195,7 @@ class ReplicaSnapshots(ABC):
                 evidence=evidence,
                 chunk_bytes=chunk_bytes,
                 began=began,
+                replaces=replaces,
             )
         except OSError as error:
             raise errors.NoSpace(
@@ -212,17 +242,17 @@ class ReplicaSnapshots(ABC):
         """Tell whether the replica has come to the snapshot's place (D22)."""
         return self.catalogue.get(name).point.offset <= self.applier.reached.offset
 
-    def delete_snapshot(self, name: str) -> None:
-        """Let a snapshot go; the work is done behind.
+    def delete_snapshot(self, name: str, *, force: bool = False) -> None:
+        """Let a snapshot go; the work is done behind. With `force` its export ends with it.
 
         Raises:
             NotFound: there is none of that name.
-            FailedPrecondition: it is exported or held, or guards a running sync (D27).
+            FailedPrecondition: it is exported and not forced, held, or guards a running sync (D27).
         """
         with self._changing():
-            self.check_free(self.catalogue.get(name))
+            self.check_free(self.catalogue.get(name), exported=force)
             # A guard that outlived its sync, for it was exported, is a snapshot like any other.
-            self.catalogue.delete(name, guard=not self.syncing.is_running)
+            self.catalogue.delete(name, guard=not self.syncing.is_running, exported=force)
         self.on_change()
 
     def export_snapshot(self, name: str) -> SnapshotRow:
@@ -241,13 +271,13 @@ class ReplicaSnapshots(ABC):
                 )
             return self.catalogue.set_exported(name, True)
 
-    def check_free(self, row: SnapshotRow) -> None:
-        """Refuse to let a snapshot go that somebody relies on.
+    def check_free(self, row: SnapshotRow, *, exported: bool = False) -> None:
+        """Refuse to let a snapshot go that somebody relies on; with `exported` it may be that.
 
         Raises:
             FailedPrecondition: it is exported or held; names the command that ends that.
         """
-        if row.exported:
+        if row.exported and not exported:
             raise errors.FailedPrecondition(
                 "SNAPSHOT_EXPORTED",
                 f"snapshot {row.name!r} of replica {self.name!r} is exported",

@@ -36,6 +36,12 @@ class SnapshotTable(Table):
         with self.transaction() as connection:
             _update_snapshot(connection, snapshot)
 
+    def replace_snapshot(self, old: SnapshotRow, new: SnapshotRow) -> None:
+        """Write two rows in one step; `old` gives a name up that `new` takes."""
+        with self.transaction() as connection:
+            _update_snapshot(connection, old)
+            _update_snapshot(connection, new)
+
     def remove_snapshot(self, number: int) -> None:
         """Forget a snapshot whose files are gone."""
         with self.transaction() as connection:

@@ -69,7 +69,7 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
             StopReceive""",
         Role.OPERATE: """
             DeleteReplica CreateSnapshot DeleteSnapshot HoldSnapshot ReleaseSnapshot ExportSnapshot
-            UnexportSnapshot ReadSnapshot DiffSnapshots Promote ReadLog""",
+            RefreshSnapshot UnexportSnapshot ReadSnapshot DiffSnapshots Promote ReadLog""",
         Role.REPLICATE: "MirrorReplica",
     },
     "SnapshotService": {
@@ -78,7 +78,8 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
             GetCheck ListChecks GetMirror ListMirrors
             GetStatus WatchEvents""",
         Role.OPERATE: """
-            StartSnapshot StartTask CancelRun DeleteSnapshot ExportSnapshot UnexportSnapshot
+            StartSnapshot StartTask CancelRun DeleteSnapshot RefreshSnapshot ExportSnapshot
+            UnexportSnapshot
             CreateTask UpdateTask DeleteTask CreateSchedule UpdateSchedule DeleteSchedule
             CreateCheck UpdateCheck DeleteCheck CreateMirror BreakOffMirror RejoinMirror
             DeleteMirror""",

@@ -4,9 +4,8 @@ Newest last, by place in this side's log; places grow through every reset of the
 record" means the same before and after a full sync. Only the newest snapshot below a record is fed
 (D22); an older one looks through newer ones to the volume.
 
-A snapshot comes in two steps: a row in state CREATING, then empty files and their directory synced,
-then READY. What a crash leaves CREATING was never seen by anyone and is removed. It costs the same
-at any size.
+A snapshot comes in two steps (`making`), alone or in another's place. It costs the same at any
+size.
 
 A snapshot goes in any order: its row becomes DELETING, from then on it takes no more chunks; the
 chunks that its older neighbour lacks are copied there, the copies synced, and only then the row and
@@ -16,10 +15,8 @@ the files go. Chunks that a newer record would have preserved in it are preserve
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from slackwater import errors
 from slackwater.clock import Clock
@@ -30,14 +27,11 @@ from slackwater.position import LogPoint
 from slackwater.snapshots import files
 from slackwater.snapshots.feed import Entry, Feed
 from slackwater.snapshots.gather import CHUNK_BYTES
+from slackwater.snapshots.making import CREATING, DELETING, READY, Making, going
 from slackwater.snapshots.merging import Merger
 from slackwater.snapshots.overlay import Overlay
 from slackwater.snapshots.reader import SnapshotVolume
 from slackwater.storage.seam import Storage
-
-CREATING: Final = "CREATING"
-READY: Final = "READY"
-DELETING: Final = "DELETING"
 
 
 class Catalogue:
@@ -60,13 +54,12 @@ class Catalogue:
         self._storage = storage
         self._directory = directory
         self._database = database
-        self._clock = clock
         self._volumes = volumes
         self._chain: tuple[Entry, ...] = ()
         self._lock = threading.Lock()
         self._merge_lock = threading.Lock()
         self._merger = Merger()
-        self._leftovers: list[int] = []
+        self._making = Making(storage, database, clock, self._path)
 
     # -- opening and closing -----------------------------------------------------------------
 
@@ -190,55 +183,45 @@ class Catalogue:
         evidence: Mapping[str, object] | None = None,
         chunk_bytes: int = 0,
         began: float | None = None,
+        replaces: bool = False,
     ) -> SnapshotRow:
         """Make a snapshot of all volumes, which stand exactly at `point`.
 
         Snapshots look through each other chunk by chunk, so those of a group have one chunk size
         as long as there is any; 0 asks for that, or for 64 KiB. With `began`, a monotonic time,
-        the evidence says how long it took since then.
+        the evidence says how long it took since then. With `replaces` it takes the place of the
+        one of its name, which goes as by `delete`, whatever its marks; a crash leaves one of them.
 
         Raises:
             AlreadyExists: the name is taken.
+            NotFound: there is none of that name to replace.
             FailedPrecondition: the other snapshots have another chunk size.
             OSError: no room, or the storage refused; nothing is left behind, it may be tried again.
             StorageFailed: a sync or commit failed, which is final (D3).
         """
-        if any(entry.row.name == name for entry in self._chain):
+        replaced = self.get(name) if replaces else None
+        if not replaces and any(entry.row.name == name for entry in self._chain):
             raise errors.AlreadyExists("snapshot", name)
         assert not self._chain or self._chain[-1].row.point.offset <= point.offset
-        chunk_bytes = self._chunk_bytes(chunk_bytes)
-        row = SnapshotRow(
-            id=0,
-            name=name,
-            uid=uuid.uuid4(),
-            point=point,
-            state=CREATING,
-            grade="crash",
+        row, overlays = self._making.make(
+            name,
+            point,
+            volumes,
             message_id=message_id,
             guard=guard,
-            exported=False,
-            chunk_bytes=chunk_bytes,
-            created_ns=self._clock.time_ns(),
-            volumes=tuple((volume.id, volume.name, volume.size) for volume in volumes),
-            evidence=dict(evidence or {}),
+            evidence=evidence or {},
+            chunk_bytes=self._chunk_bytes(chunk_bytes),
+            began=began,
+            replaces=replaced,
         )
-        self._remove_leftovers()
-        row = replace(row, id=self._database.add_snapshot(row))
-        overlays: dict[int, Overlay] = {}
-        try:
-            overlays = files.make(self._storage, self._path(row), row)
-            if began is not None:
-                row.evidence["create_seconds"] = self._clock.monotonic() - began
-            row = replace(row, state=READY)
-            self._database.update_snapshot(row)
-        except OSError:
-            files.drop(self._storage, self._path(row), overlays)
-            self._leftovers.append(row.id)
-            with suppress(OSError):
-                self._remove_leftovers()
-            raise
         with self._lock:
-            self._chain = (*self._chain, Entry(row, overlays))
+            chain = tuple(
+                replace(entry, row=going(entry.row))
+                if replaced is not None and entry.row.uid == replaced.uid
+                else entry
+                for entry in self._chain
+            )
+            self._chain = (*chain, Entry(row, overlays))
         return row
 
     def _chunk_bytes(self, wanted: int) -> int:
@@ -250,11 +233,6 @@ class Catalogue:
                 "Leave the chunk size out, or delete the other snapshots first",
             )
         return wanted or held or CHUNK_BYTES
-
-    def _remove_leftovers(self) -> None:
-        while self._leftovers:  # each row holds a name
-            self._database.remove_snapshot(self._leftovers[-1])
-            self._leftovers.pop()
 
     # -- marks -------------------------------------------------------------------------------
 
@@ -304,15 +282,17 @@ class Catalogue:
 
     # -- going -------------------------------------------------------------------------------
 
-    def delete(self, name: str, *, guard: bool = False) -> None:
+    def delete(self, name: str, *, guard: bool = False, exported: bool = False) -> None:
         """Let a snapshot go; `merge_step` does the work. It is not listed any more.
+
+        With `guard` or `exported` it may be that; an export's mark goes in the same step.
 
         Raises:
             NotFound: there is none of that name.
             FailedPrecondition: it is exported, or it is the guard of a running sync (D27).
         """
         row = self.get(name)
-        if row.exported:
+        if row.exported and not exported:
             raise errors.FailedPrecondition(
                 "SNAPSHOT_EXPORTED",
                 f"snapshot {name!r} is exported",
@@ -324,8 +304,7 @@ class Catalogue:
                 f"snapshot {name!r} guards the last consistent state during a sync",
                 "It goes by itself when the replica is consistent again",
             )
-        # The name is free at once; no snapshot can be given one with a tilde.
-        self._update(replace(row, state=DELETING, name=f"{row.name}~{row.id}"))
+        self._update(going(row))
 
     def merge_step(self) -> bool:
         """Do one bounded piece of work for the oldest snapshot that is going.

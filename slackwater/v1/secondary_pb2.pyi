@@ -1023,22 +1023,26 @@ class SecondaryServiceDeleteSnapshotRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>/snapshots/<snapshot>`."""
     request_id: _builtins.str
     """Makes a repeated call safe."""
     validate_only: _builtins.bool
     """True: say what would be lost, change nothing."""
+    force: _builtins.bool
+    """True: end what stands on it, its export, in the same step. A held one is refused all the same."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1333,6 +1337,72 @@ class ReadSnapshotResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadSnapshotResponse: _TypeAlias = ReadSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceRefreshSnapshotRequest(_message.Message):
+    """Request of SecondaryService.RefreshSnapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AT_MESSAGE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/snapshots/<snapshot>`."""
+    at_message: _builtins.str
+    """The message the replica must stand at, `groups/<group>/messages/<id>`; the snapshot is then marked
+    as taken at it. Empty: wherever the replica is.
+    """
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    validate_only: _builtins.bool
+    """True: check everything and say what would be lost, change nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        at_message: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_message", b"at_message", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceRefreshSnapshotRequest: _TypeAlias = SecondaryServiceRefreshSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceRefreshSnapshotResponse(_message.Message):
+    """Response of SecondaryService.RefreshSnapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> _resources_pb2.Snapshot:
+        """The snapshot, with a uid of its own; unset with `validate_only`."""
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was, or would be, lost: one sentence each."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: _resources_pb2.Snapshot | None = ...,
+        losses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceRefreshSnapshotResponse: _TypeAlias = SecondaryServiceRefreshSnapshotResponse  # noqa: Y015
 
 @_typing.final
 class DiffSnapshotsRequest(_message.Message):

@@ -135,6 +135,11 @@ class SecondaryServiceStub:
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.ReadSnapshotRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_secondary__pb2.ReadSnapshotResponse.FromString,
                 _registered_method=True)
+        self.RefreshSnapshot = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/RefreshSnapshot',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotResponse.FromString,
+                _registered_method=True)
         self.DiffSnapshots = channel.unary_unary(
                 '/slackwater.v1.SecondaryService/DiffSnapshots',
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsRequest.SerializeToString,
@@ -289,7 +294,8 @@ class SecondaryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSnapshot(self, request, context):
-        """Removes a snapshot. FAILED_PRECONDITION while it is exported or held. Role `operate`.
+        """Removes a snapshot. FAILED_PRECONDITION while it is held, or exported unless `force` is set. Role
+        `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -325,6 +331,15 @@ class SecondaryServiceServicer:
 
     def ReadSnapshot(self, request, context):
         """Reads up to 1 MiB of a snapshot. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshSnapshot(self, request, context):
+        """Takes a snapshot in the place of the one of that name, in one step: at any moment the name stands
+        for one of the two. FAILED_PRECONDITION while it is exported or held, and whenever CreateSnapshot
+        is. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -480,6 +495,11 @@ def add_SecondaryServiceServicer_to_server(servicer, server):
                     servicer.ReadSnapshot,
                     request_deserializer=slackwater_dot_v1_dot_secondary__pb2.ReadSnapshotRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_secondary__pb2.ReadSnapshotResponse.SerializeToString,
+            ),
+            'RefreshSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshSnapshot,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotResponse.SerializeToString,
             ),
             'DiffSnapshots': grpc.unary_unary_rpc_method_handler(
                     servicer.DiffSnapshots,
@@ -1053,6 +1073,33 @@ class SecondaryService:
             '/slackwater.v1.SecondaryService/ReadSnapshot',
             slackwater_dot_v1_dot_secondary__pb2.ReadSnapshotRequest.SerializeToString,
             slackwater_dot_v1_dot_secondary__pb2.ReadSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/RefreshSnapshot',
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

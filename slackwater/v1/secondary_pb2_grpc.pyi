@@ -93,7 +93,9 @@ class SecondaryServiceStub:
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceListSnapshotsRequest, _secondary_pb2.SecondaryServiceListSnapshotsResponse]
     """Lists the snapshots of a group, newest first. Role `view`."""
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceDeleteSnapshotRequest, _secondary_pb2.SecondaryServiceDeleteSnapshotResponse]
-    """Removes a snapshot. FAILED_PRECONDITION while it is exported or held. Role `operate`."""
+    """Removes a snapshot. FAILED_PRECONDITION while it is held, or exported unless `force` is set. Role
+    `operate`.
+    """
     HoldSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.HoldSnapshotRequest, _secondary_pb2.HoldSnapshotResponse]
     """Holds a snapshot: retention passes it by, and it cannot be deleted. Durable. Role `operate`."""
     ReleaseSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.ReleaseSnapshotRequest, _secondary_pb2.ReleaseSnapshotResponse]
@@ -104,6 +106,11 @@ class SecondaryServiceStub:
     """Ends the export; connected clients are disconnected. Role `operate`."""
     ReadSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.ReadSnapshotRequest, _secondary_pb2.ReadSnapshotResponse]
     """Reads up to 1 MiB of a snapshot. Role `operate`."""
+    RefreshSnapshot: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceRefreshSnapshotRequest, _secondary_pb2.SecondaryServiceRefreshSnapshotResponse]
+    """Takes a snapshot in the place of the one of that name, in one step: at any moment the name stands
+    for one of the two. FAILED_PRECONDITION while it is exported or held, and whenever CreateSnapshot
+    is. Role `operate`.
+    """
     DiffSnapshots: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.DiffSnapshotsRequest, _secondary_pb2.DiffSnapshotsResponse]
     """Lists the ranges of a volume that differ, or may, between two snapshots. Role `operate`. Answers
     UNIMPLEMENTED until its release.
@@ -190,7 +197,9 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceListSnapshotsRequest, _secondary_pb2.SecondaryServiceListSnapshotsResponse]  # type: ignore[assignment]
     """Lists the snapshots of a group, newest first. Role `view`."""
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceDeleteSnapshotRequest, _secondary_pb2.SecondaryServiceDeleteSnapshotResponse]  # type: ignore[assignment]
-    """Removes a snapshot. FAILED_PRECONDITION while it is exported or held. Role `operate`."""
+    """Removes a snapshot. FAILED_PRECONDITION while it is held, or exported unless `force` is set. Role
+    `operate`.
+    """
     HoldSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.HoldSnapshotRequest, _secondary_pb2.HoldSnapshotResponse]  # type: ignore[assignment]
     """Holds a snapshot: retention passes it by, and it cannot be deleted. Durable. Role `operate`."""
     ReleaseSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.ReleaseSnapshotRequest, _secondary_pb2.ReleaseSnapshotResponse]  # type: ignore[assignment]
@@ -201,6 +210,11 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     """Ends the export; connected clients are disconnected. Role `operate`."""
     ReadSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.ReadSnapshotRequest, _secondary_pb2.ReadSnapshotResponse]  # type: ignore[assignment]
     """Reads up to 1 MiB of a snapshot. Role `operate`."""
+    RefreshSnapshot: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceRefreshSnapshotRequest, _secondary_pb2.SecondaryServiceRefreshSnapshotResponse]  # type: ignore[assignment]
+    """Takes a snapshot in the place of the one of that name, in one step: at any moment the name stands
+    for one of the two. FAILED_PRECONDITION while it is exported or held, and whenever CreateSnapshot
+    is. Role `operate`.
+    """
     DiffSnapshots: _aio.UnaryUnaryMultiCallable[_secondary_pb2.DiffSnapshotsRequest, _secondary_pb2.DiffSnapshotsResponse]  # type: ignore[assignment]
     """Lists the ranges of a volume that differ, or may, between two snapshots. Role `operate`. Answers
     UNIMPLEMENTED until its release.
@@ -374,7 +388,9 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secondary_pb2.SecondaryServiceDeleteSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secondary_pb2.SecondaryServiceDeleteSnapshotResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceDeleteSnapshotResponse]]:
-        """Removes a snapshot. FAILED_PRECONDITION while it is exported or held. Role `operate`."""
+        """Removes a snapshot. FAILED_PRECONDITION while it is held, or exported unless `force` is set. Role
+        `operate`.
+        """
 
     @_abc_1.abstractmethod
     def HoldSnapshot(
@@ -415,6 +431,17 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_secondary_pb2.ReadSnapshotResponse, _abc.Awaitable[_secondary_pb2.ReadSnapshotResponse]]:
         """Reads up to 1 MiB of a snapshot. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def RefreshSnapshot(
+        self,
+        request: _secondary_pb2.SecondaryServiceRefreshSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.SecondaryServiceRefreshSnapshotResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceRefreshSnapshotResponse]]:
+        """Takes a snapshot in the place of the one of that name, in one step: at any moment the name stands
+        for one of the two. FAILED_PRECONDITION while it is exported or held, and whenever CreateSnapshot
+        is. Role `operate`.
+        """
 
     @_abc_1.abstractmethod
     def DiffSnapshots(

@@ -75,6 +75,11 @@ class SnapshotServiceStub:
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteSnapshotRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteSnapshotResponse.FromString,
                 _registered_method=True)
+        self.RefreshSnapshot = channel.unary_unary(
+                '/slackwater.v1.SnapshotService/RefreshSnapshot',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceRefreshSnapshotRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceRefreshSnapshotResponse.FromString,
+                _registered_method=True)
         self.ExportSnapshot = channel.unary_unary(
                 '/slackwater.v1.SnapshotService/ExportSnapshot',
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceExportSnapshotRequest.SerializeToString,
@@ -262,6 +267,13 @@ class SnapshotServiceServicer:
 
     def DeleteSnapshot(self, request, context):
         """Has the Secondary remove a snapshot. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshSnapshot(self, request, context):
+        """Has the Secondary take a snapshot in the place of the one of that name. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -487,6 +499,11 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.DeleteSnapshot,
                     request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteSnapshotRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteSnapshotResponse.SerializeToString,
+            ),
+            'RefreshSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshSnapshot,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceRefreshSnapshotRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceRefreshSnapshotResponse.SerializeToString,
             ),
             'ExportSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.ExportSnapshot,
@@ -831,6 +848,33 @@ class SnapshotService:
             '/slackwater.v1.SnapshotService/DeleteSnapshot',
             slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteSnapshotRequest.SerializeToString,
             slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/RefreshSnapshot',
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceRefreshSnapshotRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceRefreshSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,8 @@ class SnapshotServiceStub:
     """
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceDeleteSnapshotRequest, _snapshot_pb2.SnapshotServiceDeleteSnapshotResponse]
     """Has the Secondary remove a snapshot. Role `operate`."""
+    RefreshSnapshot: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceRefreshSnapshotRequest, _snapshot_pb2.SnapshotServiceRefreshSnapshotResponse]
+    """Has the Secondary take a snapshot in the place of the one of that name. Role `operate`."""
     ExportSnapshot: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceExportSnapshotRequest, _snapshot_pb2.SnapshotServiceExportSnapshotResponse]
     """Has the Secondary export a snapshot over NBD. Role `operate`."""
     UnexportSnapshot: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceUnexportSnapshotRequest, _snapshot_pb2.SnapshotServiceUnexportSnapshotResponse]
@@ -150,6 +152,8 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     """
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceDeleteSnapshotRequest, _snapshot_pb2.SnapshotServiceDeleteSnapshotResponse]  # type: ignore[assignment]
     """Has the Secondary remove a snapshot. Role `operate`."""
+    RefreshSnapshot: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceRefreshSnapshotRequest, _snapshot_pb2.SnapshotServiceRefreshSnapshotResponse]  # type: ignore[assignment]
+    """Has the Secondary take a snapshot in the place of the one of that name. Role `operate`."""
     ExportSnapshot: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceExportSnapshotRequest, _snapshot_pb2.SnapshotServiceExportSnapshotResponse]  # type: ignore[assignment]
     """Has the Secondary export a snapshot over NBD. Role `operate`."""
     UnexportSnapshot: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceUnexportSnapshotRequest, _snapshot_pb2.SnapshotServiceUnexportSnapshotResponse]  # type: ignore[assignment]
@@ -282,6 +286,14 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.SnapshotServiceDeleteSnapshotResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceDeleteSnapshotResponse]]:
         """Has the Secondary remove a snapshot. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def RefreshSnapshot(
+        self,
+        request: _snapshot_pb2.SnapshotServiceRefreshSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshot_pb2.SnapshotServiceRefreshSnapshotResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceRefreshSnapshotResponse]]:
+        """Has the Secondary take a snapshot in the place of the one of that name. Role `operate`."""
 
     @_abc_1.abstractmethod
     def ExportSnapshot(

@@ -63,6 +63,13 @@ class Run:
         self.replica.maintain()
         assert self.replica.failure is None
 
+    def refresh(self, name: str) -> None:
+        self.journal.append(("refreshing", name, self.replica.applied.lsn))
+        self.replica.refresh_snapshot(name)
+        self.journal.append(("snapshot", name, self.replica.applied.lsn))
+        self.replica.maintain()
+        assert self.replica.failure is None
+
     def unfreeze(self, message_id: str) -> None:
         self.journal.append(("unfreezing", message_id))
         self.replica.unfreeze(message_id, "me")
@@ -104,6 +111,29 @@ def snapshots(storage: SimulatedStorage, journal: list[Any]) -> None:
     run.send()
     run.apply()
     run.delete("three")
+    run.replica.checkpoint()
+    run.replica.close()
+
+
+def refreshes(storage: SimulatedStorage, journal: list[Any]) -> None:
+    """A snapshot takes another's place, with older and newer ones beside it."""
+    run = Run(storage, journal)
+    base(run)
+    for name in ("one", "two"):
+        run.snapshot(name)
+        run.stream.write(1, 10, name.encode() * 1000)
+        run.send()
+        run.apply()
+    run.refresh("one")
+    run.stream.zero(1, 0, 5 * CHUNK)
+    run.stream.write(2, 9, b"third")
+    run.send()
+    run.apply()
+    run.refresh("one")
+    run.stream.write(1, CHUNK, b"fourth" * 900)
+    run.send()
+    run.apply()
+    run.refresh("two")
     run.replica.checkpoint()
     run.replica.close()
 
@@ -236,10 +266,15 @@ def check_volumes(replica: Replica, stream: Stream, notes: list[Any]) -> None:
     assert live(replica) == stream.states[replica.applied.lsn]
     kept = {row.name: row for row in replica.snapshots()}
     going = {note[1] for note in notes if note[0] == "deleting"}
+    places: dict[str, set[int]] = {}
     for note in notes:
-        if note[0] == "snapshot" and note[1] not in going:
-            assert note[1] in kept, f"snapshot {note[1]} is gone"
-            assert kept[note[1]].point.position.lsn == note[2]
+        if note[0] == "snapshot":
+            places[note[1]] = {note[2]}
+        elif note[0] == "refreshing":  # the old one or the new one, never neither
+            places[note[1]].add(note[2])
+    for name in places.keys() - going:
+        assert name in kept, f"snapshot {name} is gone"
+        assert kept[name].point.position.lsn in places[name]
     for name, row in kept.items():
         assert shown(replica, name) == stream.states[row.point.position.lsn], name
     check_asked_for(replica, notes)
@@ -309,3 +344,7 @@ def test_replica_keeps_leases_through_a_crash_at_every_call() -> None:
 
 def test_replica_keeps_messages_through_a_crash_at_every_call() -> None:
     assert every_crash(messages, verify) > 100
+
+
+def test_refreshed_snapshot_is_the_old_or_the_new_one_through_a_crash_at_every_call() -> None:
+    assert every_crash(refreshes, verify) > 100

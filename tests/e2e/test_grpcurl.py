@@ -126,6 +126,8 @@ def test_every_step_of_the_demo_by_unary_calls(cluster: Cluster) -> None:
     assert [row["name"] for row in listed["snapshots"]] == [f"{GROUP}/snapshots/s1"]
     wait_until("the verdict came back", lambda: _is_final(primary, sent["message"]["name"]))
     snapshot.call("SnapshotService/UnexportSnapshot", {"name": f"{GROUP}/snapshots/s1"})
+    refreshed = snapshot.call("SnapshotService/RefreshSnapshot", {"name": f"{GROUP}/snapshots/s1"})
+    assert refreshed["snapshot"]["uid"] != listed["snapshots"][0]["uid"]
     snapshot.call("SnapshotService/DeleteSnapshot", {"name": f"{GROUP}/snapshots/s1"})
     primary.call("PrimaryService/DeleteLink", {"name": LINK})
 

@@ -476,6 +476,23 @@ MUTANTS = (
         f"{GRADES}::test_outcome_grades_the_snapshot_durably_and_shows_why_c17",
     ),
     Mutant(
+        "refresh in two steps",
+        "slackwater/snapshots/making.py",
+        "                self._database.replace_snapshot(going(replaces), row)",
+        "                self._database.update_snapshot(going(replaces))\n"
+        "                self._database.update_snapshot(row)",
+        "tests/crash/test_apply.py::"
+        "test_refreshed_snapshot_is_the_old_or_the_new_one_through_a_crash_at_every_call",
+    ),
+    Mutant(
+        "refresh under somebody's feet",
+        "slackwater/apply/replica_snapshots.py",
+        "            self.check_free(self.catalogue.get(name))\n            self._check_has",
+        "            self.catalogue.get(name)\n            self._check_has",
+        "tests/unit/apply/test_replica_refusals.py::"
+        "test_snapshot_that_somebody_relies_on_is_not_refreshed",
+    ),
+    Mutant(
         "held snapshot deleted",
         "slackwater/apply/replica_snapshots.py",
         "        if row.held:\n",

@@ -127,6 +127,15 @@ class ReplicaMachine(RuleBasedStateMachine):
         )
         self.snapshots[name] = self.replica.applied.lsn
 
+    @precondition(lambda self: self.snapshots and self.replica.state is not ReplicaState.RECOVERING)
+    @rule(data=st.data())
+    def refresh(self, data: Any) -> None:
+        name = data.draw(st.sampled_from(sorted(self.snapshots)))
+        info = self.frozen()
+        at_message = "" if info is None else info.message.message_id
+        self.replica.refresh_snapshot(name, at_message=at_message)
+        self.snapshots[name] = self.replica.applied.lsn
+
     @precondition(lambda self: self.snapshots)
     @rule(data=st.data())
     def delete(self, data: Any) -> None:

@@ -1,5 +1,6 @@
 """`slackwater snapshot`: points of a replica that stay, through the snapshot service."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -38,6 +39,10 @@ def create(
             "--at-next", help="Not now: at the next message of this application.", metavar="APP"
         ),
     ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option("--prefix", help="Name it PREFIX-<UTC time>.", metavar="PREFIX"),
+    ] = None,
     within: Annotated[
         str, typer.Option("--within", help="How long to wait for that message.", metavar="DURATION")
     ] = "10m",
@@ -50,6 +55,10 @@ def create(
         owner, snapshot = words.split_child(words.child_name(group, None, "snapshots"))
     else:
         owner = words.group_name(group)
+    if prefix is not None:
+        if snapshot is not None:
+            raise usage("--prefix: the snapshot has a name already", "leave one out", "snapshot_id")
+        snapshot = f"{prefix}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     request = snapshot_pb2.StartSnapshotRequest(group=owner, snapshot_id=snapshot or "")
     patience = 0.0
     if at_next is not None:
@@ -116,17 +125,52 @@ def get(session: Session, snapshot: Snapshot, second: Second = None) -> None:
     raise not_found("snapshot", name, f"slackwater snapshot list {words.last(group)}")
 
 
+@command(app, "refresh", "slackwater snapshot refresh demo s1 --yes")
+def refresh(
+    session: Session,
+    snapshot: Snapshot,
+    second: Second = None,
+    at_message: Annotated[
+        str,
+        typer.Option(
+            "--at-message", help="The replica must stand at this message.", metavar="MESSAGE"
+        ),
+    ] = "",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Take a snapshot in the place of the one of that name; says first what would be lost."""
+    name = words.child_name(snapshot, second, "snapshots")
+    group, _ = words.split_child(name)
+    request = snapshot_pb2.SnapshotServiceRefreshSnapshotRequest(name=name, validate_only=True)
+    if at_message:
+        request.at_message = f"{group}/messages/{words.last(at_message)}"
+    hint = _hint(name)
+    answer = session.call("snapshot", session.snapshot.RefreshSnapshot, request, hint=hint)
+    what = f"what snapshot {words.last(name)} shows now"
+    if not confirm(session, list(answer.losses), what, yes, dry_run):
+        return
+    request.validate_only = False
+    answer = session.call("snapshot", session.snapshot.RefreshSnapshot, request, hint=hint)
+    _show(session, answer.snapshot)
+
+
 @command(app, "delete", "slackwater snapshot delete demo s1 --yes")
 def delete(
     session: Session,
     snapshot: Snapshot,
     second: Second = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="End its export too; says so first.")
+    ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
     """Remove a snapshot; says first what would be lost."""
     name = words.child_name(snapshot, second, "snapshots")
-    request = snapshot_pb2.SnapshotServiceDeleteSnapshotRequest(name=name, validate_only=True)
+    request = snapshot_pb2.SnapshotServiceDeleteSnapshotRequest(
+        name=name, validate_only=True, force=force
+    )
     hint = _hint(name)
     answer = session.call("snapshot", session.snapshot.DeleteSnapshot, request, hint=hint)
     shown = f"snapshot {words.last(name)}"

@@ -276,6 +276,71 @@ def test_inconsistent_replica_delivers_nothing_and_snapshots_nothing() -> None:
     assert replica.snapshots() == []
 
 
+def test_snapshot_that_somebody_relies_on_is_not_refreshed() -> None:
+    replica = make_replica(SimulatedStorage(), ManualClock())
+    stream = one_volume()
+    receive(replica, stream)
+    apply_all(replica)
+    first = replica.create_snapshot("one", chunk_bytes=CHUNK)
+    replica.export_snapshot("one")
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        replica.refresh_snapshot("one")
+    assert caught.value.reason == "SNAPSHOT_EXPORTED"
+    replica.unexport_snapshot("one")
+    replica.hold_snapshot("one", "audit")
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        replica.refresh_snapshot("one")
+    assert caught.value.reason == "SNAPSHOT_HELD"
+    replica.release_snapshot("one")
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        replica.refresh_snapshot("one", at_message="m1")
+    assert caught.value.reason == "NOT_FROZEN"
+    with pytest.raises(errors.NotFound):
+        replica.refresh_snapshot("two")
+    assert replica.refresh_snapshot("one", validate_only=True) is None
+    assert replica.snapshots() == [first]
+
+
+def test_refresh_that_finds_no_room_leaves_the_old_snapshot_and_can_be_tried_again() -> None:
+    storage = SimulatedStorage()
+    replica = make_replica(storage, ManualClock())
+    stream = one_volume()
+    receive(replica, stream)
+    apply_all(replica)
+    at = stream.position.lsn
+    first = replica.create_snapshot("one", chunk_bytes=CHUNK)
+    stream.write(1, 0, b"second" * 900)
+    receive(replica, stream)
+    apply_all(replica)
+    storage.fail("open", "/snapshots/", errno.ENOSPC)
+    with pytest.raises(errors.NoSpace):
+        replica.refresh_snapshot("one")
+    assert replica.snapshots() == [first] and shown(replica, "one") == stream.states[at]
+    again = replica.refresh_snapshot("one")
+    assert again is not None and first is not None and again.uid != first.uid
+    replica.maintain()
+    assert [row.name for row in replica.database.snapshots()] == ["one"]
+    assert shown(replica, "one") == stream.states[stream.position.lsn]
+
+
+def test_forced_delete_ends_the_export_and_not_a_hold() -> None:
+    storage, clock = SimulatedStorage(), ManualClock()
+    replica = make_replica(storage, clock)
+    stream = one_volume()
+    receive(replica, stream)
+    apply_all(replica)
+    replica.create_snapshot("one")
+    replica.export_snapshot("one")
+    replica.hold_snapshot("one", "audit")
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        replica.delete_snapshot("one", force=True)
+    assert caught.value.reason == "SNAPSHOT_HELD"
+    replica.release_snapshot("one")
+    replica.delete_snapshot("one", force=True)
+    replica = open_replica(storage.kill(), clock)
+    assert replica.snapshots() == []
+
+
 def test_merge_that_ends_under_the_applier_does_not_disturb_it() -> None:
     replica = make_replica(SimulatedStorage(), ManualClock())
     stream = one_volume()

@@ -1,5 +1,6 @@
 """Every command: the call it makes, and what it shows in both forms."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -337,6 +338,23 @@ CASES = [
         ("losses",),
     ),
     Case(
+        "snapshot delete demo s1 --force --yes",
+        "snapshot",
+        "DeleteSnapshot",
+        snapshot.SnapshotServiceDeleteSnapshotResponse(losses=["its export"]),
+        {"name": "groups/demo/snapshots/s1", "force": True},
+        ("snapshot s1 is removed",),
+        ("losses",),
+    ),
+    Case(
+        "snapshot refresh demo s1 --at-message m1 --yes",
+        "snapshot",
+        "RefreshSnapshot",
+        snapshot.SnapshotServiceRefreshSnapshotResponse(snapshot=m.SNAPSHOT),
+        {"name": "groups/demo/snapshots/s1", "atMessage": "groups/demo/messages/m1"},
+        ("s1", "READY"),
+    ),
+    Case(
         "snapshot export demo s1",
         "snapshot",
         "ExportSnapshot",
@@ -533,6 +551,14 @@ def test_snapshot_create_follows_its_run_and_fails_with_it(cli: CommandLine) -> 
     assert "FAILED" in shown
     assert "error: NO_SPACE: no space in the overlay" in cli.error
     cli("snapshot", "create", "demo", "--at-next", "backup", "--within", "25h", code=2)
+
+
+def test_snapshot_with_a_prefix_is_named_by_the_time(cli: CommandLine) -> None:
+    cli.snapshot.answers["StartSnapshot"] = snapshot.StartSnapshotResponse(run=m.DONE)
+    cli("snapshot", "create", "demo", "--prefix", "nightly")
+    (asked,) = cli.snapshot.asked("StartSnapshot")
+    assert re.fullmatch(r"nightly-\d{8}-\d{6}", asked.snapshot_id)
+    cli("snapshot", "create", "demo", "s1", "--prefix", "nightly", code=2)
 
 
 def test_snapshot_that_is_not_there_is_not_found(cli: CommandLine) -> None:

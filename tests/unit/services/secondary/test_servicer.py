@@ -314,6 +314,49 @@ async def test_exported_snapshot_is_served_and_cannot_be_deleted_until_it_is_not
 
 
 @in_loop
+async def test_forced_delete_says_that_the_export_ends_and_ends_it(tmp_path: Path) -> None:
+    async with frozen(tmp_path) as (site, _, _):
+        await snapshot(site)
+        await site.api.ExportSnapshot(api.SecondaryServiceExportSnapshotRequest(name=S1))
+        client = await asyncio.to_thread(Client, site.nbd_address, f"{S1}/volumes/data")
+        try:
+            delete = api.SecondaryServiceDeleteSnapshotRequest(
+                name=S1, validate_only=True, force=True
+            )
+            planned = (await site.api.DeleteSnapshot(delete)).losses
+            assert "its export ends" in planned[1]
+            assert site.nbd.export_names()
+            delete.validate_only = False
+            assert (await site.api.DeleteSnapshot(delete)).losses == planned
+            await until(lambda: not site.nbd.export_names())
+        finally:
+            await asyncio.to_thread(client.close)
+        await refused(site.api.GetSnapshot(api.GetSnapshotRequest(name=S1)), Code.NOT_FOUND)
+
+
+@in_loop
+async def test_refreshed_snapshot_has_the_name_once_also_when_asked_again(tmp_path: Path) -> None:
+    async with frozen(tmp_path) as (site, _, _):
+        made = await snapshot(site)
+        refresh = api.SecondaryServiceRefreshSnapshotRequest(name=S1, validate_only=True)
+        planned = await site.api.RefreshSnapshot(refresh)
+        assert "s1" in planned.losses[0] and not planned.HasField("snapshot")
+        refresh.validate_only, refresh.request_id = False, "r"
+        first = await site.api.RefreshSnapshot(refresh)
+        again = await site.api.RefreshSnapshot(refresh)
+        assert first == again and first.losses == planned.losses
+        assert first.snapshot.name == S1 and first.snapshot.uid != made.uid
+        listed = api.SecondaryServiceListSnapshotsRequest(group=GROUP)
+        assert [one.uid for one in (await site.api.ListSnapshots(listed)).snapshots] == [
+            first.snapshot.uid
+        ]
+        refresh.request_id, refresh.at_message = "", "groups/other/messages/m"
+        await refused(site.api.RefreshSnapshot(refresh), Code.INVALID_ARGUMENT)
+        refresh.name, refresh.at_message = f"{GROUP}/snapshots/none", ""
+        await refused(site.api.RefreshSnapshot(refresh), Code.NOT_FOUND)
+
+
+@in_loop
 async def test_live_volume_is_read_only_and_says_when_it_is_stable(tmp_path: Path) -> None:
     async with frozen(tmp_path) as (site, _, stream):
         name = f"{GROUP}/volumes/data"

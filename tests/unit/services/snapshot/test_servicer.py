@@ -159,6 +159,9 @@ def test_snapshots_are_the_secondarys_to_list_and_change(
             snapshots=[row], next_page_token="more"
         ),
         "DeleteSnapshot": secondary_pb2.SecondaryServiceDeleteSnapshotResponse(losses=["it"]),
+        "RefreshSnapshot": secondary_pb2.SecondaryServiceRefreshSnapshotResponse(
+            snapshot=row, losses=["it"]
+        ),
         "ExportSnapshot": secondary_pb2.SecondaryServiceExportSnapshotResponse(
             snapshot=row, nbd_uris=["nbd://x"]
         ),
@@ -174,12 +177,23 @@ def test_snapshots_are_the_secondarys_to_list_and_change(
         assert (asked.group, asked.page_size, asked.page_token) == (GROUP, 3, "t")
         gone = await found.api.DeleteSnapshot(
             api.SnapshotServiceDeleteSnapshotRequest(
-                name=SNAPSHOT, request_id="r", validate_only=True
+                name=SNAPSHOT, request_id="r", validate_only=True, force=True
             )
         )
         assert list(gone.losses) == ["it"]
         asked = secondary.service.asked("DeleteSnapshot")[0]
         assert (asked.name, asked.request_id, asked.validate_only) == (SNAPSHOT, "r", True)
+        assert asked.force
+        message = f"{GROUP}/messages/m1"
+        refreshed = await found.api.RefreshSnapshot(
+            api.SnapshotServiceRefreshSnapshotRequest(
+                name=SNAPSHOT, at_message=message, request_id="r", validate_only=True
+            )
+        )
+        assert (refreshed.snapshot, list(refreshed.losses)) == (row, ["it"])
+        asked = secondary.service.asked("RefreshSnapshot")[0]
+        assert (asked.name, asked.at_message, asked.request_id) == (SNAPSHOT, message, "r")
+        assert asked.validate_only
         exported = await found.api.ExportSnapshot(
             api.SnapshotServiceExportSnapshotRequest(name=SNAPSHOT, request_id="r")
         )
