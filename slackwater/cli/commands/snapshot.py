@@ -1,5 +1,6 @@
 """`slackwater snapshot`: points of a replica that stay, through the snapshot service."""
 
+import time
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,11 +11,12 @@ from slackwater.cli.command import command, confirm
 from slackwater.cli.commands.group import DryRun, Yes
 from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.commands.tasks import shown
-from slackwater.cli.failure import not_found, usage
+from slackwater.cli.failure import EXIT_TIMEOUT, Failure, not_found, usage
 from slackwater.cli.session import Session
 from slackwater.v1 import resources_pb2, secondary_pb2, snapshot_pb2
 
 MAX_WAIT_SECONDS = 86_400.0
+POLL_SECONDS = 0.2
 app = typer.Typer(help="Take, list, export and remove snapshots of replicas.", no_args_is_help=True)
 Snapshot = Annotated[str, typer.Argument(help="For example demo/s1.", metavar="GROUP/SNAPSHOT")]
 Second = Annotated[str | None, typer.Argument(metavar="SNAPSHOT", help="Or its name apart.")]
@@ -116,13 +118,41 @@ def list_snapshots(session: Session, group: Group) -> None:
 @command(app, "get", "slackwater snapshot get demo s1")
 def get(session: Session, snapshot: Snapshot, second: Second = None) -> None:
     """Show one snapshot."""
+    _show(session, _one(session, words.child_name(snapshot, second, "snapshots")))
+
+
+@command(app, "wait", "slackwater snapshot wait demo s1 --graded")
+def wait(
+    session: Session,
+    snapshot: Snapshot,
+    second: Second = None,
+    graded: Annotated[
+        bool,
+        typer.Option("--graded", help="Also until the outcome of its message is known."),
+    ] = False,
+    within: Annotated[
+        str, typer.Option("--within", help="How long at most.", metavar="DURATION")
+    ] = "10m",
+) -> None:
+    """Wait until a snapshot can be used."""
     name = words.child_name(snapshot, second, "snapshots")
-    group, _ = words.split_child(name)
-    for row in _all(session, group):
-        if row.name == name:
+    patience = words.parse_duration(within, "--within")
+    deadline = time.monotonic() + patience
+    while True:
+        row = _one(session, name)
+        is_ready = row.state == resources_pb2.SNAPSHOT_STATE_READY
+        if is_ready and not (graded and row.awaits_outcome):
             _show(session, row)
             return
-    raise not_found("snapshot", name, f"slackwater snapshot list {words.last(group)}")
+        if time.monotonic() >= deadline:
+            lacks = "has no outcome yet" if is_ready else f"is {_state(row)}: {row.state_reason}"
+            raise Failure(
+                f"snapshot {words.last(name)} {lacks}, after {words.seconds(patience)}",
+                EXIT_TIMEOUT,
+                "DEADLINE_EXCEEDED",
+                next_step=f"slackwater replica get {words.last(words.split_child(name)[0])}",
+            )
+        time.sleep(POLL_SECONDS)
 
 
 @command(app, "refresh", "slackwater snapshot refresh demo s1 --yes")
@@ -250,6 +280,14 @@ def _follow(session: Session, run: snapshot_pb2.Run, seconds: float) -> snapshot
 def _all(session: Session, group: str) -> list[resources_pb2.Snapshot]:
     request = snapshot_pb2.SnapshotServiceListSnapshotsRequest(group=group)
     return session.pages("snapshot", session.snapshot.ListSnapshots, request, "snapshots")
+
+
+def _one(session: Session, name: str) -> resources_pb2.Snapshot:
+    group, _ = words.split_child(name)
+    for row in _all(session, group):
+        if row.name == name:
+            return row
+    raise not_found("snapshot", name, f"slackwater snapshot list {words.last(group)}")
 
 
 def _state(row: resources_pb2.Snapshot) -> str:

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from slackwater.cli.commands import snapshot as snapshots
 from slackwater.cli.commands.ibc import applications
 from slackwater.errors import FailedPrecondition
 from slackwater.v1 import primary_pb2 as primary
@@ -559,6 +560,32 @@ def test_snapshot_with_a_prefix_is_named_by_the_time(cli: CommandLine) -> None:
     (asked,) = cli.snapshot.asked("StartSnapshot")
     assert re.fullmatch(r"nightly-\d{8}-\d{6}", asked.snapshot_id)
     cli("snapshot", "create", "demo", "s1", "--prefix", "nightly", code=2)
+
+
+def test_snapshot_is_waited_for_until_it_is_ready_and_graded(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "POLL_SECONDS", 0.0)
+    name, ready = m.SNAPSHOT.name, resources_pb2.SNAPSHOT_STATE_READY
+    ahead = resources_pb2.Snapshot(name=name, state=resources_pb2.SNAPSHOT_STATE_AHEAD)
+    ungraded = resources_pb2.Snapshot(name=name, state=ready, awaits_outcome=True)
+
+    def say(*rows: resources_pb2.Snapshot) -> None:
+        turns = iter(rows)
+        cli.snapshot.answers["ListSnapshots"] = lambda _: (
+            snapshot.SnapshotServiceListSnapshotsResponse(snapshots=[next(turns)])
+        )
+
+    say(ahead, ungraded)
+    assert cli.json("snapshot", "wait", "demo", "s1")["awaitsOutcome"]
+    say(ahead, ungraded, m.SNAPSHOT)
+    assert not cli.json("snapshot", "wait", "demo", "s1", "--graded")["awaitsOutcome"]
+    for row, lacks in ((ahead, "is AHEAD"), (ungraded, "has no outcome yet")):
+        say(row)
+        cli("snapshot", "wait", "demo", "s1", "--graded", "--within", "0", code=6)
+        assert lacks in cli.error and "slackwater replica get demo" in cli.error
+    say(m.SNAPSHOT)
+    cli("snapshot", "wait", "demo", "s9", code=4)
 
 
 def test_snapshot_that_is_not_there_is_not_found(cli: CommandLine) -> None:
