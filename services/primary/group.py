@@ -196,15 +196,31 @@ class PrimaryGroup:
             )
         return self.links[name]
 
-    def check_link(self, name: str) -> None:
-        """Raise AlreadyExists if the name is taken, InvalidRequest if it is no name."""
+    def check_link(self, name: str, endpoint: str) -> None:
+        """Refuse a link that cannot be made.
+
+        Raises:
+            InvalidRequest: the name is no name.
+            AlreadyExists: the name is taken.
+            FailedPrecondition: another link of the group leads to the endpoint.
+        """
         names.check_label("link_id", name)
         if name in self.links:
             raise AlreadyExists("link", f"{self.name}/{name}")
+        self._check_endpoint_free(name, endpoint)
+
+    def _check_endpoint_free(self, name: str, endpoint: str) -> None:
+        for other in self.links.values():
+            if other.name != name and other.endpoint == endpoint:
+                raise FailedPrecondition(
+                    "ENDPOINT_TAKEN",
+                    f"link {other.name!r} of group {self.name!r} leads to {endpoint} already",
+                    "A Secondary has one replica of a group; give the endpoint of another one",
+                )
 
     def add_link(self, name: str, endpoint: str, now_ns: int) -> PrimaryLink:
         """Attach a Secondary; replication starts by itself."""
-        self.check_link(name)
+        self.check_link(name, endpoint)
         row = LinkRow(
             name=name,
             uid=uuid.uuid4(),
@@ -262,6 +278,8 @@ class PrimaryGroup:
     ) -> PrimaryLink:
         """Do what an operator asks of a link."""
         link = self.link(name)
+        if endpoint is not None:
+            self._check_endpoint_free(name, endpoint)
         link.update(endpoint=endpoint, paused=paused, retry=retry, discard=discard)
         return link
 

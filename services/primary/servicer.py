@@ -24,7 +24,7 @@ from slackwater.errors import InvalidRequest
 from slackwater.group.batch import Change, write_change, zero_change
 from slackwater.group.opening import WRITEBACK, WRITETHROUGH, GroupSettings
 from slackwater.group.volume import Volume
-from slackwater.log.segment import LogSettings
+from slackwater.log.segment import MAX_LOG_BYTES, MIN_LOG_BYTES, LogSettings
 from slackwater.runtime import roles, wire
 from slackwater.runtime.calls import Remembered, check_request_id, in_thread, page
 from slackwater.runtime.config import PrimaryConfig
@@ -82,8 +82,12 @@ class PrimaryServicer(MessageServicer):
     def _group_settings(self, request: api.CreateGroupRequest) -> GroupSettings:
         check_known("durability", request.durability, resources_pb2.Durability.values())
         log_bytes = request.log_bytes or int(self._config.log_bytes)
-        if log_bytes < 64 << 20:
+        if log_bytes < MIN_LOG_BYTES:
             raise InvalidRequest("log_bytes", f"{log_bytes} is less than 64 MiB", "Give 64MiB")
+        if log_bytes > MAX_LOG_BYTES:
+            raise InvalidRequest(
+                "log_bytes", f"{log_bytes} is more than 1 TiB", "Give 1TiB or less"
+            )
         segment = min(int(self._config.segment_bytes), log_bytes // 8 // 4096 * 4096)
         log = LogSettings(log_bytes, segment, min(8 << 20, log_bytes // 8))
         log.validate()
@@ -217,7 +221,6 @@ class PrimaryServicer(MessageServicer):
     ) -> api.WriteVolumeResponse:
         """Write up to 1 MiB, or zeroes."""
         group, volume = self._volume(request.name)
-        check_request_id(request.request_id)
         content = request.WhichOneof("content")
         if content == "data":
             length = len(request.data)
@@ -233,8 +236,14 @@ class PrimaryServicer(MessageServicer):
             change = zero_change(volume, request.offset, length)
         else:
             raise InvalidRequest("content", "is not set", "Give data or zero_bytes")
-        await in_thread(_write, group, volume, change)
-        return api.WriteVolumeResponse(position=wire.position(group.writer.log.durable.position))
+
+        async def write() -> api.WriteVolumeResponse:
+            await in_thread(_write, group, volume, change)
+            at = group.writer.log.durable.position
+            return api.WriteVolumeResponse(position=wire.position(at))
+
+        method, kind = "WriteVolume", api.WriteVolumeResponse
+        return await self._remembered.once(method, request.request_id, kind, write)
 
     # -- links --------------------------------------------------------------------------------
 
@@ -251,7 +260,7 @@ class PrimaryServicer(MessageServicer):
             return api.CreateLinkResponse(link=translate.link(made, group))
 
         if request.validate_only:
-            group.check_link(request.link_id)
+            group.check_link(request.link_id, request.endpoint)
             link = resources_pb2.Link(
                 name=f"{request.group}/links/{request.link_id}", endpoint=request.endpoint
             )

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -15,6 +15,7 @@ from services.secondary import translate
 from slackwater import errors
 from slackwater.apply.replica import Replica
 from slackwater.apply.status import ReplicaState
+from slackwater.apply.syncing import VolumeSpec
 from slackwater.group.rows import SnapshotRow
 from slackwater.histogram import Histogram
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
@@ -70,7 +71,7 @@ class SecondaryGroup:
         epoch: The highest epoch that a Hello or the log has shown.
         heard_ns: When the Primary was last heard, by this machine's clock; 0: never.
         primary_time_ns: The Primary's clock as last heard; 0: never.
-        primary_end: The durable end of the Primary's log as last heard.
+        primary_end: The durable end of the Primary's log as last heard; None: past what it sent.
     """
 
     def __init__(
@@ -230,6 +231,28 @@ class SecondaryGroup:
         self._work = work  # type: ignore[assignment]  # whatever it returns, only its end counts
         return await asyncio.shield(work)
 
+    def begin_sync(
+        self,
+        sync_id: str,
+        start: Position,
+        volumes: Sequence[VolumeSpec],
+        total_bytes: int,
+        last_start: Position | None,
+    ) -> None:
+        """Start the replica over from its Primary's volumes, and say so; raises as the replica."""
+        self.replica.begin_sync(sync_id, start, volumes, total_bytes, last_start)
+        self._log.info("sync_begun", sync=sync_id, start=start, bytes=total_bytes)
+        self._loop.call_soon_threadsafe(self._say, "SYNC_BEGUN", f"{total_bytes} bytes to copy")
+
+    def finish_sync(self, sync_id: str, consistent_lsn: int) -> None:
+        """Note that all of the Primary's volumes came; consistent from that lsn on."""
+        self.replica.finish_sync(sync_id, consistent_lsn)
+        self._log.info("sync_received", sync=sync_id, consistent_lsn=consistent_lsn)
+        self._say("SYNC_RECEIVED", f"consistent from lsn {consistent_lsn} on")
+
+    def _say(self, kind: str, text: str) -> None:
+        self._events.publish(f"groups/{self.name}", kind, text)
+
     async def settle(self) -> None:
         """Wait for what an ended stream still had in hand (D15)."""
         if self._work is not None and not self._work.done():
@@ -303,13 +326,13 @@ class SecondaryGroup:
         """A stream has ended."""
         if self.stream is stream:
             self.stream = None
-            self._events.publish(f"groups/{self.name}", "STREAM_CLOSED", "")
+            self._say("STREAM_CLOSED", "")
             self._log.info("stream_closed", durable=self.replica.durable)
 
     def joined(self, hello: HelloInfo) -> None:
         """A stream is open."""
         self.tally.streams += 1
-        self._events.publish(f"groups/{self.name}", "STREAM_OPENED", f"link {hello.link}")
+        self._say("STREAM_OPENED", f"link {hello.link}")
         self._log.info(
             "stream_open", link=hello.link, epoch=hello.epoch, durable=self.replica.durable
         )

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 from slackwater.ibc.messages import MESSAGES_KEPT
 from slackwater.ibc.receivers import LEASE_GRACE_SECONDS
-from slackwater.log.segment import MAX_RECORD_BYTES, LogSettings
-
-MIN_LOG_BYTES, MAX_LOG_BYTES = 64 << 20, 1 << 40
+from slackwater.log.segment import (
+    MAX_LOG_BYTES,
+    MAX_RECORD_BYTES,
+    MIN_LOG_BYTES,
+    LogSettings,
+)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class SecondaryNode:
         Raises:
             PermissionDenied: the caller may not replicate this group.
             QuotaExceeded: not volumes of this size; a replica that is here stays as it is.
-            Unavailable: the service is ending.
+            Unavailable: the service is ending, or another link of the group feeds the replica.
             FailedPrecondition: the name or the uid belongs to something else here.
             Fenced: a higher epoch is known.
             GroupFailed: the replica has failed.
@@ -173,10 +173,16 @@ class SecondaryNode:
             group = await in_thread(self._group_for, hello, identity)
             older = group.stream
             if older is not None:
+                if older.is_open and older.link != hello.link:
+                    raise errors.Unavailable(
+                        f"replica {hello.group!r}, which link {older.link!r} feeds already,",
+                        f"Delete one of the links {older.link!r} and {hello.link!r}, or give it"
+                        " another endpoint",
+                    )
                 older.supersede()
                 await older.finished.wait()
             group.stream = stream
-            stream.adopt(group)
+            stream.adopt(group, hello.link)
             await group.settle()
             return group, await group.alone(group.welcome, hello)
 

@@ -83,6 +83,7 @@ class ReplicateStream:
         self._loop = asyncio.get_running_loop()
         self._core = LinkReceiver(self._loop.time())
         self._group: SecondaryGroup | None = None
+        self.link = ""
         self._tasks: list[asyncio.Task[None]] = []
         self._sizes: dict[int, int] = {}
         self._outbox: deque[Response] = deque()
@@ -189,7 +190,7 @@ class ReplicateStream:
                         regions.Cursor(cursor.volume, cursor.offset),
                     )
             case FinishSync(sync_id, consistent_lsn):
-                group.replica.finish_sync(sync_id.hex(), consistent_lsn)
+                group.finish_sync(sync_id.hex(), consistent_lsn)
             case VerdictsConfirmed(sequence):
                 await group.alone(group.replica.confirm_verdicts, sequence)
             case PrimaryHeard(time_ns, durable):
@@ -217,9 +218,9 @@ class ReplicateStream:
             self._is_busy = self._is_held = False
         self.refresh()
 
-    def adopt(self, group: SecondaryGroup) -> None:
-        """The node made this the group's stream."""
-        self._group = group
+    def adopt(self, group: SecondaryGroup, link: str) -> None:
+        """The node made this the group's stream, along the link of that name."""
+        self._group, self.link = group, link
 
     async def _append(self, action: AppendRun) -> None:
         group = self._group
@@ -263,7 +264,7 @@ class ReplicateStream:
         self._is_busy = self._is_held = True
         try:
             await group.alone(
-                group.replica.begin_sync,
+                group.begin_sync,
                 action.sync_id.hex(),
                 action.position,
                 specs,

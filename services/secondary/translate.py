@@ -47,7 +47,7 @@ def replica(group: "SecondaryGroup") -> resources_pb2.Replica:
     engine = group.replica
     status = engine.status()
     lag = 0.0
-    if group.primary_end is not None and status.applied != group.primary_end:
+    if group.primary_end is None or status.applied.lsn < group.primary_end.lsn:
         # Both times are of the Primary's clock (D19).
         known = status.applied_time_ns or group.primary_time_ns
         lag = max(0.0, (group.primary_time_ns - known) / 1e9)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from slackwater.errors import AlreadyExists, FailedPrecondition, NotFound
 from slackwater.storage.seam import Lock, Storage
@@ -77,6 +78,11 @@ class GroupDirectory:
         return storage.lock(self.path / "LOCK")
 
 
+_NO_DIRECTORY: Final = frozenset(
+    {errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS}
+)
+
+
 class DataDirectory:
     """A service's data directory, open for one role."""
 
@@ -93,16 +99,25 @@ class DataDirectory:
         """Open or make a data directory for the one process of a role.
 
         Raises:
-            FailedPrecondition: it is not ours, of a newer format, on an unfit file system, or in
-                use by another process of the role.
+            FailedPrecondition: it is not ours, of a newer format, on an unfit file system, in use
+                by another process of the role, or cannot be a directory of this user's at all.
         """
-        if _needs_marker(storage, path):
-            missing = [one for one in reversed(path.parents) if not storage.exists(one)]
-            storage.make_directory(path)
-            for one in (*missing, path):  # its own name in any case: SIGKILL may have come before
-                storage.sync_directory(one.parent)
-        storage.check(path)
-        lock = storage.lock(path / f"{role}.lock")
+        try:
+            if _needs_marker(storage, path):
+                missing = [one for one in reversed(path.parents) if not storage.exists(one)]
+                storage.make_directory(path)
+                for one in (*missing, path):  # its own name in any case: SIGKILL may have come
+                    storage.sync_directory(one.parent)
+            storage.check(path)
+            lock = storage.lock(path / f"{role}.lock")
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY:
+                raise
+            raise FailedPrecondition(
+                "UNUSABLE_DIRECTORY",
+                f"{path} cannot be a data directory: {error.strerror}",
+                "Give a directory that the service may make or write to",
+            ) from error
         try:
             if _needs_marker(storage, path):
                 _write_marker(storage, path, role)

@@ -42,7 +42,7 @@ class Applications:
         """
         if name not in self._registered:
             raise errors.NotFound(
-                "application", name, f"Register it: slackwater ibc register {name}"
+                "application", name, f"Register it: slackwater ibc register GROUP {name}"
             )
         return self._registered[name]
 

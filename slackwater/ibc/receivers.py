@@ -185,7 +185,8 @@ class Receivers(ABC):
                 else errors.FailedPrecondition(
                     "NOT_LEASED",
                     f"message {message_id!r} was received by {standing.holder!r} without a lease",
-                    "Its freeze timeout guards it; end it with: slackwater ibc unfreeze",
+                    "Its freeze timeout guards it; end it with:"
+                    f" slackwater ibc unfreeze groups/GROUP/messages/{message_id}",
                 )
             )
         if standing.stream is None or receiver.holder == standing.holder:
@@ -193,7 +194,8 @@ class Receivers(ABC):
         return errors.FailedPrecondition(
             "LEASE_HELD",
             f"message {message_id!r} is held by {standing.holder!r}, whose lease lives",
-            "Let the holder finish, or end the freeze with: slackwater ibc unfreeze",
+            "Let the holder finish, or end the freeze with:"
+            f" slackwater ibc unfreeze groups/GROUP/messages/{message_id}",
         )
 
     def _is_lost(self, standing: Standing, now: float) -> bool:

@@ -119,8 +119,9 @@ class LinkReceiver:
             return
         self._check_open(kind or "unknown")
         if kind == "heartbeat":
-            heard = from_wire(message.heartbeat.durable)
-            self._actions.append(PrimaryHeard(message.heartbeat.time_unix_nanos, heard))
+            beat = message.heartbeat
+            heard = from_wire(beat.durable) if beat.HasField("durable") else None
+            self._actions.append(PrimaryHeard(beat.time_unix_nanos, heard))
         elif kind == "sync_start":
             self._sync_start(message.sync_start)
         elif kind == "sync_regions":

@@ -114,10 +114,10 @@ class VerdictsConfirmed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrimaryHeard:
-    """The Primary's clock and the end of its log, for lag."""
+    """The Primary's clock and the end of its log, for lag; None: it lies past what was sent."""
 
     time_ns: int
-    durable: Position
+    durable: Position | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

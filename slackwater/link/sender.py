@@ -57,7 +57,7 @@ class LinkSender:
         replica_reason: What it last said is the matter; empty if nothing is, or it is not heard.
         applied_lsn: applied_lsn <= acked lsn; may fall when the Secondary restarts.
         diverged_secondary: In state DIVERGED, where the Secondary's history ends.
-        durable_position: The durable end of our log as last named.
+        durable_position: The durable end of our log when the stream was opened.
         placing: Answers to `FindPosition` go here.
         records: Answers to `ReadLog` go here.
         sync: Answers to `FindSyncPoint` and `ReadRegions` go here.
@@ -143,19 +143,15 @@ class LinkSender:
             self._beat()
             self.records.pump()
 
-    def log_advanced(
-        self, durable: int, in_volumes: int, oldest: int, position: Position | None = None
-    ) -> None:
+    def log_advanced(self, durable: int, in_volumes: int, oldest: int) -> None:
         """Learn how far the log is durable, in the volumes, and trimmed.
 
         Args:
             durable: Log offset of the durable end.
             in_volumes: Log offset below which every record is in its volume (D2).
             oldest: Log offset of the oldest byte kept.
-            position: The durable end's position, if known.
         """
         self.records.advance(durable, in_volumes)
-        self.durable_position = position or self.durable_position
         window = self.records.window
         if window is not None and window.sent.offset < oldest:
             self.overflow("the log moved on without this link")
@@ -381,6 +377,8 @@ class LinkSender:
 
     def _beat(self) -> None:
         self.connection.beaten()
-        durable = to_wire(self.durable_position) if self.durable_position else None
-        beat = replication_pb2.Heartbeat(time_unix_nanos=self.connection.time_ns, durable=durable)
+        beat = replication_pb2.Heartbeat(time_unix_nanos=self.connection.time_ns)
+        window = self.records.window
+        if window is not None and window.sent.offset >= self.records.durable_offset:
+            beat.durable.CopyFrom(to_wire(window.sent.position))
         self.emit(act.SendMessage(Request(heartbeat=beat)))

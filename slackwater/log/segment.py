@@ -38,6 +38,8 @@ MIN_SEAL_BYTES: Final = 8
 SUFFIX: Final = ".seg"
 TEMPORARY_SUFFIX: Final = ".tmp"
 MAX_RECORD_BYTES: Final = (1 << 20) + 8192
+MIN_LOG_BYTES: Final = 64 << 20
+MAX_LOG_BYTES: Final = 1 << 40
 """More than any framed record takes: 1 MiB of payload, 4 KiB of other body, the head."""
 
 _HEADER: Final = struct.Struct("<8sII16sQQQQQI")

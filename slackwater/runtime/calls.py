@@ -4,7 +4,7 @@ import asyncio
 import errno
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -88,6 +88,7 @@ class Remembered:
     def __init__(self) -> None:
         """Remember nothing yet."""
         self._answers: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._running: dict[tuple[str, str], asyncio.Future[bytes]] = {}
         self._lock = threading.Lock()
 
     def get(self, method: str, request_id: str, kind: type[M]) -> M | None:
@@ -105,3 +106,29 @@ class Remembered:
             self._answers[(method, request_id)] = answer.SerializeToString()
             while len(self._answers) > REMEMBERED:
                 self._answers.popitem(last=False)
+
+    async def once(
+        self, method: str, request_id: str, kind: type[M], work: Callable[[], Awaitable[M]]
+    ) -> M:
+        """Do the work of a call, unless a call with its id does it now or did: then that answers.
+
+        Belongs to the event loop's thread. What fails is not remembered.
+        """
+        known = self.get(method, request_id, kind)
+        if known is not None:
+            return known
+        if not request_id:
+            return await work()
+
+        async def run() -> bytes:
+            answer = await work()
+            self.put(method, request_id, answer)
+            return answer.SerializeToString()
+
+        key = (method, request_id)
+        running = self._running.get(key)
+        if running is None:
+            running = asyncio.ensure_future(run())
+            self._running[key] = running
+            running.add_done_callback(lambda _: self._running.pop(key))
+        return kind.FromString(await asyncio.shield(running))

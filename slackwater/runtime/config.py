@@ -89,7 +89,7 @@ Address = Annotated[str, AfterValidator(_check_address)]
 SocketPath = Annotated[Path | None, AfterValidator(_check_socket_path)]
 LinkAddresses = Annotated[str, AfterValidator(_check_link_addresses)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-LogBytes = Annotated[ByteSize, Field(ge=64 * _MIB)]
+LogBytes = Annotated[ByteSize, Field(ge=64 * _MIB, le=1024 * 1024 * _MIB)]
 Percent = Annotated[int, Field(ge=1, le=99)]
 
 

@@ -101,7 +101,8 @@ def cannot_listen(address: str) -> FailedPrecondition:
 def _add_reflection(server: grpc.aio.Server, service_names: Sequence[str]) -> None:
     """Serve reflection under both of its names; the two protocols have the same messages."""
     descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-    names = (*service_names, HEALTH_SERVICE, descriptor.full_name, _REFLECTION_V1)
+    # Not v1's own name: what is listed can be described, and the library has no descriptor of it.
+    names = (*service_names, HEALTH_SERVICE, descriptor.full_name)
     servicer = reflection.aio.ReflectionServicer(names)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

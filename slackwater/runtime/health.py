@@ -21,7 +21,19 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class _Servicer(aio.HealthServicer):
-    """The library's servicer, whose registry can also forget a name."""
+    """The library's servicer, whose registry can also forget a name, and list all."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        super().__init__()
+        self._listed: dict[str, int] = {}
+
+    async def set(self, service: str, status: int) -> None:
+        """Let a name have a status."""
+        self._listed[service] = status
+        if status == _UNKNOWN:
+            del self._listed[service]
+        await super().set(service, status)
 
     async def Check(  # noqa: N802  gRPC's name
         self,
@@ -32,6 +44,15 @@ class _Servicer(aio.HealthServicer):
         answer = await super().Check(request, context)
         if answer.status == _UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND)
+        return answer
+
+    async def List(  # noqa: N802  gRPC's name; the stubs do not know it yet
+        self, request: Any, context: Any
+    ) -> Any:
+        """Return the status of every name."""
+        answer = health_pb2.HealthListResponse()  # type: ignore[attr-defined]
+        for name, status in self._listed.items():
+            answer.statuses[name].status = status
         return answer
 
 

@@ -6,9 +6,10 @@ Administration of the Primary's half, and its data over gRPC for tools.
 Every unary call may be made with any gRPC client. Names are resource names; ids are DNS labels.
 A mutation carries `request_id`, chosen by the caller (at most 128 characters): a repeated call with
 the same one gets the first answer and does nothing, for as long as the service remembers it (at
-least an hour; the send of a message: as long as the message is kept). Empty: the call is not remembered. Lists return
-at most `page_size` entries (0: 100; at most 1000) in the order of their names, and a token for the
-rest.
+least an hour; the send of a message: as long as the message is kept; a write over gRPC: the last
+4096 of them, until the service ends). An id belongs to one call: whatever else comes with it later
+is not looked at. Empty: the call is not remembered. Lists return at most `page_size` entries (0:
+100; at most 1000) in the order of their names, and a token for the rest.
 """
 
 from collections import abc as _abc
@@ -597,7 +598,7 @@ class WriteVolumeRequest(_message.Message):
     zero_bytes: _builtins.int
     """So many zeroes, a multiple of 512."""
     request_id: _builtins.str
-    """Makes a repeated call safe within one run of the service; writing the same twice is harmless."""
+    """Makes a repeated call safe within one run of the service."""
     def __init__(
         self,
         *,

@@ -289,7 +289,9 @@ class Heartbeat(_message.Message):
     """The Primary's clock, in nanoseconds since 1970. All lag is reckoned in this clock."""
     @_builtins.property
     def durable(self) -> _common_pb2.Position:
-        """The durable end of the Primary's log; never falls within a stream."""
+        """The durable end of the Primary's log; never falls within a stream. Unset: it lies past what was
+        sent so far.
+        """
 
     def __init__(
         self,

@@ -4,6 +4,8 @@ import errno
 import random
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -14,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
-from demo.sites import ServiceError
+from demo.sites import REPOSITORY, ServiceError
 from slackwater.nbd import wire
 from slackwater.v1 import common_pb2, primary_pb2, secondary_pb2, snapshot_pb2
 from tests.support.processes import (
@@ -446,6 +448,27 @@ def test_directory_that_is_not_ours_is_refused_and_kept(
         cluster.primary.start()
     assert (directory / name).read_text() == content
     assert sorted(path.name for path in directory.iterdir() if path.suffix != ".lock") == [name]
+
+
+@pytest.mark.parametrize("role", ["primary", "secondary", "snapshot"])
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_data_directory_that_is_a_file_is_refused_in_words(
+    tmp_path: Path, role: str, below: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    done = subprocess.run(
+        [sys.executable, "-m", f"services.{role}", "--data-dir", str(file / below)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{file / below} cannot be a data directory" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert file.read_text() == "mine"
 
 
 def test_link_to_a_replica_of_another_group_stops_and_overwrites_nothing(

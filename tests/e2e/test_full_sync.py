@@ -1,10 +1,12 @@
 """A link to a group that has data, and one that fell too far behind: full syncs, by themselves."""
 
+import json
 import threading
+import time
 
 import pytest
 
-from slackwater.v1 import common_pb2, primary_pb2, resources_pb2
+from slackwater.v1 import common_pb2, primary_pb2
 from tests.support.oracle import Journal
 from tests.support.oracle_cycle import (
     SIZES,
@@ -14,7 +16,17 @@ from tests.support.oracle_cycle import (
     snapshot_images,
     start_load,
 )
-from tests.support.processes import CALL_SECONDS, DATA, MIB, WAL, Cluster, flood, pause, wait_until
+from tests.support.processes import (
+    CALL_SECONDS,
+    DATA,
+    MIB,
+    WAIT_SECONDS,
+    WAL,
+    Cluster,
+    flood,
+    pause,
+    wait_until,
+)
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -26,6 +38,13 @@ def link_states(cluster: Cluster, states: set[int], stop: threading.Event) -> No
     """Note every state the link is seen in."""
     while not stop.wait(0.02):
         states.add(cluster.link().state)
+
+
+def syncs_begun(cluster: Cluster) -> list[str]:
+    """Ids of the syncs that began at nothing, as the Secondary logged them."""
+    lines = cluster.secondary.log_path.read_text().splitlines()
+    said = [json.loads(line) for line in lines if "sync_begun" in line]
+    return [line["sync"] for line in said]
 
 
 def forget_the_log(cluster: Cluster) -> None:
@@ -57,26 +76,14 @@ def test_sync_goes_on_where_it_was_after_a_restart(
     cluster.create_group(log_bytes=SMALL_LOG_BYTES, data=LARGE_VOLUME_BYTES, wal=SIZES[WAL])
     flood(cluster, DATA, LARGE_VOLUME_BYTES)
     cluster.create_link()
-    sync: list[resources_pb2.SyncProgress] = []
-
-    def has_begun() -> bool:
-        sync[:] = [cluster.link().sync]
-        return sync[0].done_bytes > 0
-
-    wait_until("the sync has covered something", has_begun)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (sync := cluster.link().sync).done_bytes:  # no pause: it may be over in a second
+        assert time.monotonic() < deadline
     service = cluster.primary if victim == "primary" else cluster.secondary
     service.restart(kill=kill)
-    seen: list[resources_pb2.SyncProgress] = []
-
-    def is_over() -> bool:
-        link = cluster.link()
-        if link.HasField("sync") and link.sync.done_bytes:
-            seen.append(link.sync)
-        return link.state == common_pb2.LINK_STATE_STREAMING
-
-    wait_until("the sync is over", is_over, 120)
+    cluster.wait_streaming()
     cluster.wait_no_lag()
-    assert {progress.sync_id for progress in seen} <= {sync[0].sync_id}
+    assert syncs_begun(cluster) == [sync.sync_id]
     assert cluster.read_volume("data", "secondary") == cluster.read_volume("data")
 
 

@@ -36,8 +36,12 @@ def test_every_service_lists_and_describes_itself(cluster: Cluster) -> None:
         text = grpcurl.describe(f"slackwater.v1.{name}")
         for method in module.DESCRIPTOR.services_by_name[name].methods_by_name:
             assert f"rpc {method} " in text
+        for one in listed:
+            assert f"{one} is a service" in grpcurl.describe(one)
         answer = grpcurl.call("grpc.health.v1.Health/Check", {"service": "readiness"})
         assert answer["status"] == "SERVING"
+        statuses = grpcurl.call("grpc.health.v1.Health/List")["statuses"]
+        assert statuses["liveness"] == statuses["readiness"] == {"status": "SERVING"}
     secondary = Grpcurl(cluster.secondary.endpoints.grpc)
     assert "slackwater.v1.ReplicationService" in secondary.services()
     described = secondary.describe("slackwater.v1.Record")

@@ -214,7 +214,7 @@ class LinkPair:
     def advance(self) -> None:
         p = self.primary
         offset = p.points[p.in_volumes].offset
-        self.sender.log_advanced(p.durable.offset, offset, p.oldest, p.durable.position)
+        self.sender.log_advanced(p.durable.offset, offset, p.oldest)
 
     def settle(self, rounds: int = 500) -> None:
         """Let both sides work until neither has anything to do."""

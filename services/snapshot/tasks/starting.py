@@ -145,7 +145,9 @@ def _chosen(request: Request, task: snapshot_pb2.Task, links: Sequence[Link]) ->
     if request.all_links or not by_id:
         if not attached:
             raise FailedPrecondition(
-                "NO_LINK", "the group has no attached link", "Make one: slackwater link create"
+                "NO_LINK",
+                "the group has no attached link",
+                "Make one: slackwater link create GROUP/LINK --endpoint HOST:PORT",
             )
         return attached
     field, wanted = ("links", request.links) if request.links else ("task.links", task.links)

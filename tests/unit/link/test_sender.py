@@ -40,7 +40,7 @@ def greeted(row: LinkRow | None = None, end: int = 10) -> LinkSender:
     """Hello is sent; the log holds lsn 0 to `end`."""
     link = sender(row)
     link.tick(0, 0)
-    link.log_advanced(end * 100, end * 100, 0, point(end).position)
+    link.log_advanced(end * 100, end * 100, 0)
     link.connected(point(end), VOLUMES)
     link.actions()
     return link
@@ -124,6 +124,18 @@ class TestConnection:
         link.tick(1.0, 77)
         beat = only(link.actions(), act.SendMessage).message.heartbeat
         assert (beat.time_unix_nanos, beat.durable.lsn) == (77, 10)
+
+    def test_heartbeat_names_the_end_of_the_log_once_all_of_it_is_sent(self) -> None:
+        link = opened()
+        link.actions()
+        link.log_advanced(1200, 1200, 0)
+        request = only(link.actions(), act.ReadLog)
+        link.tick(1.0, 77)
+        assert not only(link.actions(), act.SendMessage).message.heartbeat.HasField("durable")
+        link.records.slice_read(request, b"x" * 200, point(12), 0)
+        link.actions()
+        link.tick(2.0, 78)
+        assert only(link.actions(), act.SendMessage).message.heartbeat.durable.lsn == 12
 
     @pytest.mark.parametrize("response", [welcome(), ack(1)])
     def test_message_out_of_order_ends_the_stream(self, response: Response) -> None:

@@ -442,13 +442,61 @@ async def test_a_deleted_link_is_gone_and_its_name_is_free(tmp_path: Path) -> No
 
 
 @in_loop
+async def test_second_link_to_an_endpoint_is_refused(tmp_path: Path) -> None:
+    async with Site(tmp_path) as site:
+        await site.with_group()
+        await site.with_link("127.0.0.1:2", "first")
+        await site.with_link("127.0.0.1:3", "other")
+        again = api.CreateLinkRequest(group=GROUP, link_id="again", endpoint="127.0.0.1:2")
+        error = await refused(site.api.CreateLink(again), Code.FAILED_PRECONDITION)
+        assert "link 'first'" in error
+        moved = api.UpdateLinkRequest(name=f"{GROUP}/links/other", endpoint="127.0.0.1:2")
+        await refused(site.api.UpdateLink(moved), Code.FAILED_PRECONDITION)
+        same = api.UpdateLinkRequest(name=f"{GROUP}/links/other", endpoint="127.0.0.1:3")
+        await site.api.UpdateLink(same)
+        assert [row.name for row in site.node.group("demo").database.links()] == ["first", "other"]
+
+
+@in_loop
+async def test_repeated_write_does_nothing(tmp_path: Path) -> None:
+    async with Site(tmp_path) as site:
+        await site.with_group()
+
+        def write(letter: bytes, request_id: str) -> api.WriteVolumeRequest:
+            return api.WriteVolumeRequest(name=VOLUME, data=letter * 512, request_id=request_id)
+
+        first, twin = await asyncio.gather(
+            site.api.WriteVolume(write(b"a", "r1")), site.api.WriteVolume(write(b"a", "r1"))
+        )
+        second = await site.api.WriteVolume(write(b"b", "r2"))
+        again = await site.api.WriteVolume(write(b"a", "r1"))
+        assert first == twin == again
+        assert second.position.lsn == first.position.lsn + 1
+        read = await site.api.ReadVolume(api.ReadVolumeRequest(name=VOLUME, length=512))
+        assert read.data == b"b" * 512
+
+
+@in_loop
+async def test_log_of_an_impossible_size_is_refused(tmp_path: Path) -> None:
+    async with Site(tmp_path) as site:
+        for size in (1, (64 << 20) - 1, (1 << 40) + 1, (1 << 63) - 1):
+            for only in (False, True):
+                request = api.CreateGroupRequest(
+                    group_id="demo", log_bytes=size, validate_only=only
+                )
+                error = await refused(site.api.CreateGroup(request), Code.INVALID_ARGUMENT)
+                assert "log_bytes" in error
+        assert not site.node.groups
+
+
+@in_loop
 async def test_links_beyond_what_the_page_holds_are_refused_and_leave_nothing(
     tmp_path: Path,
 ) -> None:
     async with Site(tmp_path) as site:
         await site.with_group()
         for number in range(4):
-            await site.with_link(name=f"site-{number}")
+            await site.with_link(f"127.0.0.1:{number + 2}", f"site-{number}")
         request = api.CreateLinkRequest(group=GROUP, link_id="more", endpoint="127.0.0.1:1")
         await refused(site.api.CreateLink(request), Code.FAILED_PRECONDITION)
         assert len(site.node.group("demo").database.links()) == 4
