@@ -225,7 +225,7 @@ class PrimaryNode:
             raise FailedPrecondition(
                 "GROUP_HAS_LINKS",
                 f"group {group.name!r} has the link {first!r}",
-                f"Detach it first: slackwater link detach {group.name}/{first}",
+                f"Detach it first: slackwater link delete {group.name}/{first}",
             )
         self.check_unused(group=f"groups/{group.name}")
         losses = [

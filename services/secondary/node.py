@@ -310,7 +310,8 @@ class SecondaryNode:
             raise errors.FailedPrecondition(
                 "PRIMARY_CONNECTED",
                 f"the Primary of replica {name!r} is connected",
-                f"On the Primary detach the link first: slackwater link detach {name}/<link>",
+                "On the Primary let the link go first:"
+                f" slackwater link delete {name}/{group.stream.link}",
             )
         snapshots = group.replica.snapshots()
         for row in snapshots:

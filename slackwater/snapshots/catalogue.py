@@ -351,7 +351,8 @@ class Catalogue:
                 return SnapshotVolume(
                     self, self._volumes(volume_id), row.uid, volume_id, size, row.chunk_bytes
                 )
-        raise errors.NotFound(f"volume in snapshot {name!r}", volume_name)
+        held = ", ".join(of_name for _, of_name, _ in row.volumes)
+        raise errors.NotFound("volume", volume_name, f"Snapshot {name!r} has: {held}")
 
     def chain(self, snapshot_uid: uuid.UUID, volume_id: int) -> list[Overlay]:
         """Return the overlays a reader looks at, in order; see `reader.View`."""

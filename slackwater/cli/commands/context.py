@@ -89,7 +89,10 @@ def set_context(session: Session, name: Name) -> None:
     if session.screen.is_json:
         session.screen.json({"name": name, **asdict(row)})
     else:
-        session.screen.done(f"context {name} is set", f"slackwater context use {name}")
+        following = (
+            f"slackwater context use {name}" if contexts.current != name else "slackwater status"
+        )
+        session.screen.done(f"context {name} is set", following)
 
 
 @command(app, "delete", "slackwater context delete site-a")

@@ -530,7 +530,9 @@ def test_send_takes_the_body_from_a_file_or_standard_input(
     cli("ibc", "send", "demo", "backup", "--file", "-", given=b"\x03")
     assert [request.data for request in cli.primary.asked("SendMessage")] == [b"\x01\x02", b"\x03"]
     cli("ibc", "send", "demo", "backup", "--file", str(body), "--text", "x", code=2)
-    cli("ibc", "send", "demo", "backup", "--file", str(tmp_path / "none"), code=1)
+    cli("ibc", "send", "demo", "backup", "--file", str(tmp_path / "none"), code=2)
+    assert "cannot be read" in cli.error
+    assert "standard input" in cli.error
 
 
 def test_unfreeze_of_a_group_finds_the_message_it_stands_at(cli: CommandLine) -> None:

@@ -52,8 +52,15 @@ def _read(file: str) -> bytes:
     """At most one byte too many: whatever the file is, no more of it is of use."""
     if file == "-":
         return sys.stdin.buffer.read(MAX_BODY_BYTES + 1)
-    with Path(file).open("rb") as opened:
-        return opened.read(MAX_BODY_BYTES + 1)
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(MAX_BODY_BYTES + 1)
+    except OSError as error:
+        raise usage(
+            f"--file: {file} cannot be read: {error.strerror}",
+            "give a file that is there, or - for standard input",
+            "file",
+        ) from error
 
 
 def _check_size(option: str, size: int) -> None:

@@ -179,7 +179,7 @@ async def test_validate_only_changes_nothing(tmp_path: Path) -> None:
             site.api.DeleteGroup(api.DeleteGroupRequest(name=GROUP, validate_only=True)),
             Code.FAILED_PRECONDITION,
         )
-        assert "slackwater link detach demo/site-b" in text
+        assert "slackwater link delete demo/site-b" in text
         assert group.writer.log.end == before
         assert site.senders.told == told
         assert list(group.links) == ["site-b"]
