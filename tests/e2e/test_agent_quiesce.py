@@ -242,7 +242,8 @@ def test_agent_that_dies_while_it_resumes_revokes_the_point(
 def test_hung_agent_revokes_the_point_and_its_guard_resumes(stage: Stage) -> None:
     with stage.agent() as agent, stage.slow_agent():
         stage.wait_sessions(stage.name, SLOW)
-        answer = stage.send(stage.name, SLOW, max_hold=4.0)
+        # It may hang before it could tell its guard that the hold began: then both times count.
+        answer = stage.send(stage.name, SLOW, timeout=10.0, max_hold=4.0)
         eventually("the application is held", stage.pair.is_held)
         hang_agent(agent)
         error = refused(answer)
