@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Half of the tests' time is waiting for processes; a module's tests mostly stay together.
+# A module's tests mostly stay together. Those with real processes, which have time-outs to keep, run
+# one at a time.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
@@ -36,7 +37,8 @@ types: setup ## mypy, strict
 	@mypy slackwater services tests demo examples benchmarks tools
 
 test: setup ## all tests
-	@pytest $(PARALLEL) tests
+	@pytest $(PARALLEL) -m "not e2e" tests
+	@pytest -m e2e tests
 
 test-unit: setup ## tests without processes: seconds
 	@pytest -m "unit or contract or scenarios"
@@ -51,7 +53,7 @@ test-sim: setup ## whole groups on a virtual clock, network and disk
 	@pytest $(PARALLEL) -m simulation
 
 test-e2e: setup ## real processes, real clients
-	@pytest $(PARALLEL) -m e2e
+	@pytest -m e2e
 
 cover: setup ## branch coverage of the tests without processes
 	@coverage run -m pytest -m "not e2e" && coverage report

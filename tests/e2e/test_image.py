@@ -184,7 +184,9 @@ def test_two_sites_in_restricted_containers_replicate(
         while True:
             link = first.GetLink(primary_pb2.GetLinkRequest(name=f"{GROUP}/links/site-b")).link
             if link.state == common_pb2.LINK_STATE_STREAMING and not link.lag_bytes:
-                break
+                replica = second.GetReplica(secondary_pb2.GetReplicaRequest(name=GROUP)).replica
+                if replica.applied.lsn == link.acked.lsn:  # what is received may wait there
+                    break
             assert time.monotonic() < deadline, link
             time.sleep(0.05)
         snapshot = second.CreateSnapshot(
