@@ -6,7 +6,6 @@ pays today for a point of its own (`pay_today`).
 
 import contextlib
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from rich.table import Table
 
 from benchmarks import pay_today
 from benchmarks.cycles import APPLICATION, CASES, Bench, Case, Samples
-from benchmarks.figures import percentiles
+from benchmarks.figures import grown, percentiles
 from demo.commands import CommandLine
 from demo.sites import REPOSITORY, Sites
 
@@ -109,17 +108,13 @@ def _peers(console: Console, directory: Path) -> dict[str, dict[str, float]]:
 
 
 def _grown(cases: dict[str, dict[str, dict[str, float]]]) -> list[str]:
-    """Where a median is far above that of the others at the same pace: one sentence each."""
-    paced = {case.name for case in CASES if case.writes_per_second} & cases.keys()
-    problems = []
-    for what in STILL:
-        middle = statistics.median(cases[name][what]["p50"] for name in paced)
-        problems += [
-            f"{what} at {name}: {cases[name][what]['p50']} ms, {middle} ms in the middle"
-            for name in sorted(paced)
-            if cases[name][what]["p50"] > GROWTH * middle
-        ]
-    return problems
+    """Where a median is far above that of the smallest case at the same pace: one sentence each."""
+    paced = [case.name for case in CASES if case.writes_per_second and case.name in cases]
+    return [
+        f"{what} {sentence}"
+        for what in STILL
+        for sentence in grown({name: cases[name][what]["p50"] for name in paced}, GROWTH)
+    ]
 
 
 def _show(console: Console, report: dict[str, Any]) -> None:
