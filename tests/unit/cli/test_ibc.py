@@ -136,6 +136,11 @@ class TestSend:
         lines = [line.split()[1:3] for line in cli(*SEND, "--wait").splitlines()[-3:]]
         assert lines == [["site-b", "SENT"], ["site-b", "DELIVERED"], ["site-b", "UNFROZEN"]]
 
+    def test_verdict_that_is_there_early_counts_only_for_who_waits(self, cli: CommandLine) -> None:
+        answer = primary_pb2.SendMessageResponse(message=message("UNCLAIMED"))
+        cli.primary.answers["SendMessage"] = answer
+        cli(*SEND)
+
     def test_wait_fails_with_a_bad_verdict(self, cli: CommandLine) -> None:
         cli.primary.answers["SendMessage"] = primary_pb2.SendMessageResponse(message=m.SENT)
         cli.primary.answers["WatchMessage"] = changes(message("EXPIRED"))

@@ -254,7 +254,7 @@ def _place(session: Session, request: primary_pb2.SendMessageRequest, *, wait: b
         message = status.follow(session, message.name)
     else:
         session.screen.follow(f"slackwater ibc watch {message.name}")
-    shown.refuse_bad_end(message)
+    shown.refuse_bad_end(message, only_outcome=not wait)
 
 
 def _add_waits(request: primary_pb2.SendMessageRequest, waits: dict[str, str | None]) -> None:

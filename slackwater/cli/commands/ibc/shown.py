@@ -99,9 +99,10 @@ def judgement_rows(message: resources_pb2.Message) -> list[tuple[str, str]]:
     return rows
 
 
-def refuse_bad_end(message: resources_pb2.Message) -> None:
-    """Fail if a message did not become what its sender asked for."""
-    bad = [row for row in message.verdicts if row.final and row.state not in _GOOD]
+def refuse_bad_end(message: resources_pb2.Message, *, only_outcome: bool = False) -> None:
+    """Fail if a message did not become what its sender asked for; verdicts count if waited for."""
+    verdicts = [] if only_outcome else message.verdicts
+    bad = [row for row in verdicts if row.final and row.state not in _GOOD]
     revoked = message.outcome == record_pb2.Outcome.STATE_REVOKED
     if not bad and not revoked:
         return
