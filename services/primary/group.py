@@ -207,9 +207,10 @@ class PrimaryGroup:
         names.check_label("link_id", name)
         if name in self.links:
             raise AlreadyExists("link", f"{self.name}/{name}")
-        self._check_endpoint_free(name, endpoint)
+        self.check_endpoint_free(name, endpoint)
 
-    def _check_endpoint_free(self, name: str, endpoint: str) -> None:
+    def check_endpoint_free(self, name: str, endpoint: str) -> None:
+        """Raise FailedPrecondition if another link than `name` leads to the endpoint."""
         for other in self.links.values():
             if other.name != name and other.endpoint == endpoint:
                 raise FailedPrecondition(
@@ -279,7 +280,7 @@ class PrimaryGroup:
         """Do what an operator asks of a link."""
         link = self.link(name)
         if endpoint is not None:
-            self._check_endpoint_free(name, endpoint)
+            self.check_endpoint_free(name, endpoint)
         link.update(endpoint=endpoint, paused=paused, retry=retry, discard=discard)
         return link
 

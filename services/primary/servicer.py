@@ -43,6 +43,7 @@ class PrimaryServicer(MessageServicer):
         super().__init__(node, config.fence_seconds)
         self._config = config
         self._remembered = Remembered()
+        self._written = Remembered()  # apart: many writes must not push the end of a group out
         self._started = time.monotonic()
 
     # -- groups -------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ class PrimaryServicer(MessageServicer):
             return api.WriteVolumeResponse(position=wire.position(at))
 
         method, kind = "WriteVolume", api.WriteVolumeResponse
-        return await self._remembered.once(method, request.request_id, kind, write)
+        return await self._written.once(method, request.request_id, kind, write)
 
     # -- links --------------------------------------------------------------------------------
 
@@ -313,6 +314,8 @@ class PrimaryServicer(MessageServicer):
                     retry=request.retry,
                     discard=request.discard_secondary,
                 )
+            elif request.HasField("endpoint"):
+                group.check_endpoint_free(name, request.endpoint)
             return api.UpdateLinkResponse(link=translate.link(changed, group), losses=losses)
 
         if request.validate_only:

@@ -183,7 +183,7 @@ class SecondaryGroup:
             if stall:
                 self.tally.stalls += 1
                 self._log.warning("stalled", reason=stall)
-                self._events.publish(f"groups/{self.name}", "APPLYING_STALLED", stall)
+                self._say("APPLYING_STALLED", stall)
 
     def _stall_text(self) -> str:
         stall = self.replica.applier.stall

@@ -27,6 +27,9 @@ KIND = "slackwater-data"
 MARKER = "slackwater.json"
 BUILDING = ".building-"
 """Prefix of a group being made or removed: a dot never begins a DNS label."""
+_NO_DIRECTORY: Final = frozenset(
+    {errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS}
+)
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,6 @@ class GroupDirectory:
             FailedPrecondition: DIRECTORY_IN_USE.
         """
         return storage.lock(self.path / "LOCK")
-
-
-_NO_DIRECTORY: Final = frozenset(
-    {errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS}
-)
 
 
 class DataDirectory:

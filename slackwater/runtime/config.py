@@ -20,6 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from slackwater.log.segment import MAX_LOG_BYTES, MIN_LOG_BYTES
 from slackwater.runtime.tls import TlsFiles
 
 ENVIRONMENT_PREFIX = "SLACKWATER_"
@@ -89,7 +90,7 @@ Address = Annotated[str, AfterValidator(_check_address)]
 SocketPath = Annotated[Path | None, AfterValidator(_check_socket_path)]
 LinkAddresses = Annotated[str, AfterValidator(_check_link_addresses)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-LogBytes = Annotated[ByteSize, Field(ge=64 * _MIB, le=1024 * 1024 * _MIB)]
+LogBytes = Annotated[ByteSize, Field(ge=MIN_LOG_BYTES, le=MAX_LOG_BYTES)]
 Percent = Annotated[int, Field(ge=1, le=99)]
 
 

@@ -22,7 +22,8 @@ def hints() -> Iterator[tuple[str, str]]:
         for path in sorted((REPOSITORY / tree).rglob("*.py")):
             if {"v1", "agent"} & set(path.parts):
                 continue  # generated; and the agent names itself, but no command
-            nodes = list(ast.walk(ast.parse(path.read_text())))
+            tree_of_file = ast.walk(ast.parse(path.read_text()))
+            nodes = [node for node in tree_of_file if isinstance(node, ast.expr)]
             parts = {
                 id(one) for node in nodes if isinstance(node, ast.JoinedStr) for one in node.values
             }
@@ -30,10 +31,10 @@ def hints() -> Iterator[tuple[str, str]]:
                 text = "" if id(node) in parts else _text(node)
                 found = HINT.search(text) if "\n" not in text else None
                 if found and not found[1].startswith("x"):
-                    yield f"{path.relative_to(REPOSITORY)}:{node.lineno}", found[1]  # type: ignore[attr-defined]
+                    yield f"{path.relative_to(REPOSITORY)}:{node.lineno}", found[1]
 
 
-def _text(node: ast.AST) -> str:
+def _text(node: ast.expr) -> str:
     """A text as its reader sees it, with a word for each value."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value

@@ -10,6 +10,7 @@ import pytest
 
 from slackwater.errors import SlackwaterError
 from slackwater.nbd.client import Client
+from slackwater.runtime import calls
 from slackwater.v1 import common_pb2, resources_pb2
 from slackwater.v1 import primary_pb2 as api
 from tests.unit.services.primary.primary_site import (
@@ -451,7 +452,8 @@ async def test_second_link_to_an_endpoint_is_refused(tmp_path: Path) -> None:
         error = await refused(site.api.CreateLink(again), Code.FAILED_PRECONDITION)
         assert "link 'first'" in error
         moved = api.UpdateLinkRequest(name=f"{GROUP}/links/other", endpoint="127.0.0.1:2")
-        await refused(site.api.UpdateLink(moved), Code.FAILED_PRECONDITION)
+        for moved.validate_only in (True, False):
+            await refused(site.api.UpdateLink(moved), Code.FAILED_PRECONDITION)
         same = api.UpdateLinkRequest(name=f"{GROUP}/links/other", endpoint="127.0.0.1:3")
         await site.api.UpdateLink(same)
         assert [row.name for row in site.node.group("demo").database.links()] == ["first", "other"]
@@ -465,15 +467,35 @@ async def test_repeated_write_does_nothing(tmp_path: Path) -> None:
         def write(letter: bytes, request_id: str) -> api.WriteVolumeRequest:
             return api.WriteVolumeRequest(name=VOLUME, data=letter * 512, request_id=request_id)
 
+        before = site.node.group("demo").writer.log.durable.position.lsn
         first, twin = await asyncio.gather(
             site.api.WriteVolume(write(b"a", "r1")), site.api.WriteVolume(write(b"a", "r1"))
         )
         second = await site.api.WriteVolume(write(b"b", "r2"))
         again = await site.api.WriteVolume(write(b"a", "r1"))
         assert first == twin == again
-        assert second.position.lsn == first.position.lsn + 1
+        assert first.position.lsn == before + 1, "the two at once are one write"
+        assert second.position.lsn == before + 2
         read = await site.api.ReadVolume(api.ReadVolumeRequest(name=VOLUME, length=512))
         assert read.data == b"b" * 512
+
+
+@in_loop
+async def test_writes_do_not_make_the_end_of_a_group_forgotten(tmp_path: Path) -> None:
+    kept, calls.REMEMBERED = calls.REMEMBERED, 2
+    try:
+        async with Site(tmp_path) as site:
+            await site.with_group()
+            await site.api.CreateGroup(api.CreateGroupRequest(group_id="other"))
+            delete = api.DeleteGroupRequest(name="groups/other", request_id="d")
+            first = await site.api.DeleteGroup(delete)
+            for number in range(4):
+                await site.api.WriteVolume(
+                    api.WriteVolumeRequest(name=VOLUME, zero_bytes=512, request_id=f"w{number}")
+                )
+            assert await site.api.DeleteGroup(delete) == first
+    finally:
+        calls.REMEMBERED = kept
 
 
 @in_loop

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from services.secondary import translate
 from services.secondary.replication import ReplicateStream
 from slackwater import errors, record
 from slackwater.apply.status import ReplicaState
@@ -278,6 +279,32 @@ async def test_what_is_no_hello_is_refused_and_makes_nothing(tmp_path: Path) -> 
             await primary.call.done_writing()
             assert (await primary.ended()).code() is grpc.StatusCode.OK
         assert not site.node.groups and not site.node.streams
+
+
+@in_loop
+async def test_replica_that_has_all_the_primary_has_is_not_behind_d19(tmp_path: Path) -> None:
+    stream = two_volumes()
+    async with Site(tmp_path) as site, PrimaryEnd(site) as primary:
+        await primary.hello()
+        await primary.replicate(stream)
+        group = site.group()
+        await until(lambda: group.replica.applied == stream.position)
+        applied_ns = group.replica.status().applied_time_ns
+
+        async def lag_at(seconds: int, durable: Position | None) -> float:
+            heard_ns = applied_ns + seconds * 1_000_000_000
+            beat = replication_pb2.Heartbeat(time_unix_nanos=heard_ns)
+            if durable is not None:
+                beat.durable.CopyFrom(to_wire(durable))
+            await primary.send(heartbeat=beat)
+            await until(lambda: group.primary_time_ns == heard_ns)
+            shown = translate.replica(group).apply_lag
+            return shown.seconds + shown.nanos / 1e9
+
+        assert await lag_at(60, stream.position) == 0
+        assert await lag_at(61, None) == 61  # there is more than it was sent
+        assert await lag_at(62, Position(1, stream.position.lsn + 1, 0)) == 62
+        assert await lag_at(63, Position(1, stream.position.lsn - 1, 0)) == 0  # an older end
 
 
 @in_loop
