@@ -1180,7 +1180,9 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def fence_timeout(self) -> _duration_pb2.Duration:
-        """How long writes may be held back by the fence. Unset: 1 s. At most 60 s."""
+        """How long writes may be held back by the fence. Unset: 1 s. At most what the Primary's setting
+        `fence_seconds` allows, 10 s unless set.
+        """
 
     @_builtins.property
     def quiesce(self) -> Global___Quiesce:

@@ -1433,7 +1433,9 @@ class Task(_message.Message):
 
     @_builtins.property
     def fence_timeout(self) -> _duration_pb2.Duration:
-        """How long writes may be held back by the fence. Unset: 1 s. At most 60 s."""
+        """How long writes may be held back by the fence. Unset: 1 s. At most what the Primary's setting
+        `fence_seconds` allows, 10 s unless set, and 60 s.
+        """
 
     @_builtins.property
     def prefreeze(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStep]:

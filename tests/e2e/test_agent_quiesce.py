@@ -219,7 +219,9 @@ def test_hold_that_breaks_before_the_message_leaves_none(
         assert not stage.pair.is_held(), "thawed at the start, before the session"
 
 
-@pytest.mark.parametrize("end", [kill_agent, kill_both], ids=lambda end: str(end.__name__))
+@pytest.mark.parametrize(
+    "end", [kill_agent, kill_both, hang_agent], ids=lambda end: str(end.__name__)
+)
 def test_agent_that_dies_while_it_resumes_revokes_the_point(
     stage: Stage, end: Callable[[AgentProcess], None]
 ) -> None:
@@ -231,15 +233,30 @@ def test_agent_that_dies_while_it_resumes_revokes_the_point(
         assert message.judgement.grade == common_pb2.SNAPSHOT_GRADE_CRASH
         assert stage.pair.is_held()
         stage.resume_gate.touch()
-        if end is kill_agent:
-            eventually("its guard resumes", lambda: not stage.pair.is_held())
+        if end is not kill_both:
+            eventually(
+                "its guard, or the program that the hung one had begun, resumes",
+                lambda: not stage.pair.is_held(),
+            )
     with stage.agent():
         stage.wait_sessions(stage.name)
         assert not stage.pair.is_held()
         assert stage.judged().outcome == REVOKED, "for ever"
 
 
-def test_hung_agent_revokes_the_point_and_its_guard_resumes(stage: Stage) -> None:
+def test_guard_that_dies_while_the_agent_resumes_leaves_the_point_confirmed(stage: Stage) -> None:
+    """It was held until then: a guard is there for what its agent cannot do."""
+    with stage.agent() as agent:
+        answer = stage.placed_while_resuming()
+        kill_guard(agent)
+        stage.resume_gate.touch()
+        assert answer.result(CALL_SECONDS).message.outcome == CONFIRMED
+        assert not stage.pair.is_held()
+
+
+def test_agent_that_hangs_before_the_message_leaves_none_and_its_guard_resumes(
+    stage: Stage,
+) -> None:
     with stage.agent() as agent, stage.slow_agent():
         stage.wait_sessions(stage.name, SLOW)
         # It may hang before it could tell its guard that the hold began: then both times count.
