@@ -64,6 +64,7 @@ class _PeerDirectory:
 
     access: Access
     peer: Callable[[], Peer]
+    claim: Callable[[str], None]
 
     def listing(self) -> Iterable[Listing]:
         peer = self.peer()
@@ -73,6 +74,9 @@ class _PeerDirectory:
         peer = self.peer()
         if not self.access.authorise(name, peer):
             raise PermissionDenied(f"export {name!r}")
+        # Before it is opened: who withdraws an export and then ends its clients must find this one,
+        # unless the withdrawal came first and opening fails.
+        self.claim(name)
         return self.access.open(name, peer)
 
 
@@ -81,7 +85,7 @@ class Connection:
 
     Attributes:
         peer: who it is; complete once TLS is up.
-        export_name: what it uses, None during the handshake.
+        export_name: what it uses, None as long as it has not chosen.
         ended_by: why it ended, for the log; empty after a clean goodbye.
     """
 
@@ -134,7 +138,8 @@ class Connection:
 
     def _negotiate(self) -> Handshake:
         deadline = time.monotonic() + self._settings.handshake_seconds
-        handshake = Handshake(_PeerDirectory(self._resources.access, lambda: self.peer), self._tls)
+        directory = _PeerDirectory(self._resources.access, lambda: self.peer, self._claim)
+        handshake = Handshake(directory, self._tls)
         while True:
             try:
                 self._send_before(deadline, handshake.data_to_send())
@@ -143,6 +148,7 @@ class Connection:
                     handshake.secured()
                 if handshake.phase is not Phase.NEGOTIATING:
                     return handshake
+                self.export_name = None  # what it only asked about it does not use
                 self._limit(deadline)
                 data = self._socket.recv(_NEGOTIATION_RECEIVE_BYTES)
             except TimeoutError:
@@ -154,6 +160,9 @@ class Connection:
             except wire.ProtocolError:
                 self._send_before(deadline, handshake.data_to_send())
                 raise
+
+    def _claim(self, name: str) -> None:
+        self.export_name = name
 
     def _limit(self, deadline: float) -> None:
         remaining = deadline - time.monotonic()

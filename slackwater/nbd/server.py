@@ -127,7 +127,7 @@ class Server:
             listener.thread.join(grace_seconds)
 
     def export_names(self) -> list[str]:
-        """What the clients of this moment use, one name for each that is past its handshake."""
+        """What the clients of this moment use, one name for each that has chosen."""
         with self._lock:
             return [one.export_name for one in self._connections if one.export_name is not None]
 

@@ -7,7 +7,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Site:
         self.path = directory / "nbd.sock"
         self.ended: list[str] = []
         self.end = threading.Semaphore(0)
+        self.while_opening: Callable[[], object] = lambda: None
         access = Access(lambda: [Listing(NAME, "in memory")], self._open)
         self.server = Server(access, settings=settings, on_end=self._on_end)
         self.server.listen_unix(self.path)
@@ -46,6 +47,7 @@ class Site:
         assert peer.is_local
         if name != NAME:
             raise errors.NotFound("export", name)
+        self.while_opening()
         return self.export
 
     def _on_end(self, connection: Connection) -> None:
@@ -509,3 +511,33 @@ class TestListening:
         with pytest.raises(FileExistsError):
             Site(tmp_path)
         assert (tmp_path / "nbd.sock").read_text() == "precious"
+
+
+class TestDisconnect:
+    def test_client_that_is_being_let_in_is_found(self, site: Site) -> None:
+        # An export that is withdrawn between its opening and the client's first request.
+        ended: list[int] = []
+        site.while_opening = lambda: ended.append(
+            site.server.disconnect(lambda name, _peer: name == NAME)
+        )
+        with contextlib.suppress(OSError, wire.ProtocolError), site.client() as client:
+            with pytest.raises(OSError):
+                client.read(0, 4096)
+        site.reason()
+        assert ended
+        assert all(count == 1 for count in ended)
+        assert not site.server.counters().open_connections
+
+    def test_client_that_only_asked_uses_nothing(self, site: Site) -> None:
+        with site.raw() as sock:
+            exactly(sock, 18)
+            sock.sendall(struct.pack(">I", 1))
+            name = NAME.encode()
+            body = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
+            sock.sendall(struct.pack(">8sII", b"IHAVEOPT", wire.OPT_INFO, len(body)) + body)
+            while option_reply(sock) != (wire.OPT_INFO, wire.REP_ACK):
+                pass
+            sock.sendall(struct.pack(">8sII", b"IHAVEOPT", wire.OPT_LIST, 0))
+            while option_reply(sock) != (wire.OPT_LIST, wire.REP_ACK):
+                pass
+            assert site.server.export_names() == []

@@ -32,6 +32,7 @@ COMMAND = "tests/unit/agent/test_command.py"
 DEATHS = "tests/e2e/test_agent_deaths.py"
 FILE_SYSTEMS = "tests/e2e/test_agent_filesystems.py"
 POSTGRES = "tests/e2e/test_agent_postgres.py"
+NBD_SERVER = "tests/e2e/test_nbd_server.py"
 SIMULATION = "tests/simulation/test_simulation.py"
 
 
@@ -47,6 +48,13 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "withdrawn export served to a client that was being let in (I7)",
+        "slackwater/nbd/connection.py",
+        "        self.claim(name)\n",
+        "",
+        f"{NBD_SERVER}::TestDisconnect::test_client_that_is_being_let_in_is_found",
+    ),
     Mutant(
         "log sync skipped (D1)",
         "slackwater/group/commit.py",
