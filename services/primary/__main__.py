@@ -49,6 +49,7 @@ class Primary:
             log,
             writeback_tcp=config.nbd_writeback_tcp,
             messages_kept=config.messages_kept,
+            messages_kept_seconds=config.messages_kept_days * 86_400,
             agent_grace_seconds=config.agent_grace_seconds,
         )
         tls = service.certificates

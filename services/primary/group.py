@@ -20,6 +20,7 @@ from slackwater.errors import (
     SlackwaterError,
 )
 from slackwater.group.changes import VolumeSet
+from slackwater.group.history import History
 from slackwater.group.opening import OpenGroup
 from slackwater.group.rows import LinkRow
 from slackwater.group.volume import Volume
@@ -43,6 +44,7 @@ class Shared:
     window_bytes: int
     log: structlog.BoundLogger
     messages_kept: int
+    messages_kept_seconds: float
     agent_grace_seconds: float
 
 
@@ -70,6 +72,7 @@ class PrimaryGroup:
         self.writer.log_pressure = self._let_go
         self.messages_kept = shared.messages_kept
         self.database.keep_messages(self.messages_kept, PENDING)
+        self._history = History(self.database, self.writer.clock, shared.messages_kept_seconds)
         self.messages = MessageDesk(self, shared.events)
         self.quiesce = QuiesceDesk(self, shared.events, shared.log, shared.agent_grace_seconds)
         self.quiesce.rounds_total[INTERRUPTED] = group.revoked_messages
@@ -123,6 +126,7 @@ class PrimaryGroup:
                 for link in list(self.links.values()):
                     link.store_acked()
                 self.messages.settle_outcomes()
+                self._history.tick()
             except GroupFailed as failed:
                 self._tell_failure(failed)
             except (SlackwaterError, OSError) as error:  # a full disk may not end this thread

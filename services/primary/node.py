@@ -24,7 +24,7 @@ from slackwater.group.database import GroupDatabase
 from slackwater.group.directory import DataDirectory, GroupDirectory
 from slackwater.group.opening import GroupSettings, OpenGroup, create_group, open_group
 from slackwater.group.rows import PRIMARY
-from slackwater.ibc.messages import MESSAGES_KEPT
+from slackwater.ibc.messages import MESSAGES_KEPT, MESSAGES_KEPT_SECONDS
 from slackwater.ibc.quiesce import GRACE_SECONDS
 from slackwater.log.marks import GroupMarks, SharedMarks
 from slackwater.nbd.connection import Access
@@ -62,6 +62,7 @@ class PrimaryNode:
         *,
         writeback_tcp: bool = False,
         messages_kept: int = MESSAGES_KEPT,
+        messages_kept_seconds: float = MESSAGES_KEPT_SECONDS,
         agent_grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         """Hold no group yet; `open_all` opens what the data directory has."""
@@ -87,6 +88,7 @@ class PrimaryNode:
             window_bytes,
             log,
             messages_kept,
+            messages_kept_seconds,
             agent_grace_seconds,
         )
 

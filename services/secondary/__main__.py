@@ -42,6 +42,7 @@ class Secondary:
             freeze_log_limit=config.freeze_log_limit / 100,
             chunk_bytes=int(config.chunk_bytes),
             messages_kept=config.messages_kept,
+            messages_kept_seconds=config.messages_kept_days * 86_400,
             lease_grace=config.lease_grace,
         )
         log = logs.get("secondary")

@@ -16,7 +16,7 @@ from services.secondary import exports
 from services.secondary.group import SecondaryGroup
 from services.secondary.limits import Limits
 from slackwater import errors
-from slackwater.apply.database import INBOX, ReplicaDatabase
+from slackwater.apply.database import ReplicaDatabase
 from slackwater.apply.opening import ReplicaSpec
 from slackwater.apply.replica import Replica
 from slackwater.apply.status import ReplicaState
@@ -120,7 +120,7 @@ class SecondaryNode:
         self.broken[name] = BrokenReplica(name, known, is_secondary)
 
     def _adopt(self, replica: Replica) -> SecondaryGroup:
-        replica.database.keep_messages(self.limits.messages_kept, INBOX)
+        replica.keep_messages(self.limits.messages_kept, self.limits.messages_kept_seconds)
         group = SecondaryGroup(replica, self._loop, self.events, self._log)
         self._log.info(
             "replica opened",

@@ -8,11 +8,13 @@ from typing import Final
 from slackwater import errors
 from slackwater.apply.applier import Applier
 from slackwater.apply.checkpoint import Checkpointer
+from slackwater.apply.database import INBOX, ReplicaDatabase
 from slackwater.apply.messages import Messages
 from slackwater.apply.receiving import Receiver
 from slackwater.apply.syncing import Syncing
 from slackwater.apply.workers import Worker
 from slackwater.clock import Clock
+from slackwater.group.history import History
 from slackwater.snapshots.catalogue import Catalogue
 
 MERGE_STEPS: Final = 8
@@ -30,6 +32,7 @@ class ReplicaUpkeep(ABC):
     shortage = ""
     is_closed: bool
     clock: Clock
+    database: ReplicaDatabase
     failure: errors.SlackwaterError | None
     applier: Applier
     catalogue: Catalogue
@@ -40,6 +43,7 @@ class ReplicaUpkeep(ABC):
     on_change: Callable[[], None]
     _apply_lock: AbstractContextManager[object]
     _writer: Worker
+    _history: History | None = None
     _log_shortage = ""
     _patient_until = 0.0
 
@@ -68,7 +72,12 @@ class ReplicaUpkeep(ABC):
     def _maintain(self) -> None:
         self.checkpointer.spread()
         shortage = ""
-        for work in (self._tick_messages, self._checkpoint_due, self._merge):
+        for work in (
+            self._tick_messages,
+            self._checkpoint_due,
+            self._merge,
+            self._forget_messages,
+        ):
             try:
                 work()
             except OSError as error:  # no room for it: tried again at the next call
@@ -96,6 +105,15 @@ class ReplicaUpkeep(ABC):
     def _tick_messages(self) -> None:
         with self._apply_lock:
             self.messages.tick(self.log_use)
+
+    def keep_messages(self, number: int, seconds: float) -> None:
+        """Keep about so many messages from now on, and only so long; see `History`."""
+        self.database.keep_messages(number, INBOX)
+        self._history = History(self.database, self.clock, seconds)
+
+    def _forget_messages(self) -> None:
+        if self._history is not None:
+            self._history.tick()
 
     def _checkpoint_due(self) -> None:
         if (

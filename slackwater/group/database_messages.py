@@ -2,7 +2,9 @@
 
 import json
 import sqlite3
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
 
 from slackwater.errors import FailedPrecondition, NotFound
 from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
@@ -13,6 +15,8 @@ from slackwater.v1 import record_pb2
 APPLICATIONS_LIMIT = 32
 AWAITED = "AWAITED"
 """State of an outcome that is still to come (C17)."""
+_FORGOTTEN_AT_ONCE: Final = 1000
+_MOST: Final = (1 << 63) - 1
 
 
 class MessageTable(Table):
@@ -31,6 +35,22 @@ class MessageTable(Table):
             pending_state: messages whose row says so are kept beyond it.
         """
         self._kept, self._pending_state = number, pending_state
+
+    def forget_messages_before(self, time_ns: int) -> int:
+        """Forget messages that were sent before then, with their verdicts and outcomes.
+
+        Some at a time, so that nobody waits long for the database; what is still to be done stays.
+
+        Returns:
+            How many went; 0 if none is left that may go.
+        """
+        choice = _History(time_ns, _MOST, self._pending_state)
+        if not _forgettable(self.query, choice, 1):
+            return 0
+        with self.transaction() as connection:
+            gone = _forgettable(connection.execute, choice, _FORGOTTEN_AT_ONCE)
+            _forget(connection, gone)
+        return len(gone)
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -257,29 +277,52 @@ def add_verdict(connection: sqlite3.Connection, verdict: VerdictRow) -> int:
 
 
 def _forget_old(connection: sqlite3.Connection, kept: int, pending_state: str) -> None:
-    """Keep a bounded number of messages, and the verdicts and outcomes of those kept.
-
-    What is still to be done is no history: a message that is not final (Primary) or not read
-    (the inbox, C7), a verdict not confirmed, the message in delivery, an outcome that is owed.
-    """
+    """Keep a bounded number of messages, and the verdicts and outcomes of those kept."""
     last = connection.execute(
         "SELECT lsn FROM messages ORDER BY lsn DESC LIMIT 1 OFFSET ?", (kept,)
     ).fetchone()
-    if last is None:
-        return
-    old = (
-        "SELECT id FROM messages WHERE lsn <= ? AND state != ?"
+    if last is not None:
+        choice = _History(_MOST, last["lsn"], pending_state)
+        _forget(connection, _forgettable(connection.execute, choice, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """Messages sent before a time and placed up to an lsn, but those in the pending state."""
+
+    before_ns: int
+    last_lsn: int
+    pending_state: str
+
+
+def _forgettable(
+    select: Callable[[str, tuple[Any, ...]], Iterable[sqlite3.Row]], choice: _History, limit: int
+) -> list[str]:
+    """Return which of them are history, at most so many (-1: all).
+
+    What is still to be done is no history: a message that is not final (Primary) or not read
+    (the inbox, C7), a verdict not confirmed, the message in delivery, an outcome that is owed. Nor
+    is what lies after the checkpoint: replay would bring it back as new (D11).
+    """
+    rows = select(
+        "SELECT id FROM messages WHERE time_ns < ? AND lsn <= ? AND state != ?"
+        " AND lsn <= (SELECT checkpoint_lsn FROM log)"
         " AND id NOT IN (SELECT message_id FROM verdicts WHERE confirmed = 0 AND link = '')"
         " AND id NOT IN (SELECT message_id FROM delivery)"
         " AND id NOT IN (SELECT message_id FROM outcomes WHERE state = ?)"
+        " LIMIT ?",
+        (choice.before_ns, choice.last_lsn, choice.pending_state, AWAITED, limit),
     )
-    gone = [row["id"] for row in connection.execute(old, (last["lsn"], pending_state, AWAITED))]
+    return [row["id"] for row in rows]
+
+
+def _forget(connection: sqlite3.Connection, messages: list[str]) -> None:
     for statement in (
         "DELETE FROM verdicts WHERE message_id = ?",
         "DELETE FROM outcomes WHERE message_id = ?",
         "DELETE FROM messages WHERE id = ?",
     ):
-        connection.executemany(statement, [(one,) for one in gone])
+        connection.executemany(statement, [(one,) for one in messages])
 
 
 def _message(row: sqlite3.Row) -> MessageRow:

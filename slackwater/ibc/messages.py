@@ -16,6 +16,7 @@ FREEZE_TIMEOUT_SECONDS = 600.0
 UNREGISTERED_TIMEOUT_SECONDS = 30.0
 MAX_TIMEOUT_SECONDS = 366 * 86400.0
 MESSAGES_KEPT = 10_000
+MESSAGES_KEPT_SECONDS = 30 * 86_400.0
 """How many messages of a group each side keeps if nobody says otherwise."""
 
 

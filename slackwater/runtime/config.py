@@ -185,7 +185,14 @@ class _StorageServiceConfig(BaseServiceConfig):
         10_000,
         ge=100,
         le=1_000_000,
-        description="messages kept, a group, with what became of them; pending ones beyond it too",
+        description="messages kept, a group, with what became of them; a Primary on which so many"
+        " are not final takes no other, a Secondary keeps what is not read beyond it",
+    )
+    messages_kept_days: float = Field(
+        30.0,
+        gt=0,
+        le=36_500,
+        description="days that messages are kept; longer what is not final or not read",
     )
 
     def guarded_addresses(self) -> dict[str, str]:

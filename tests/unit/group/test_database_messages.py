@@ -28,10 +28,22 @@ IDENTITY = Identity(UID, "g", SECONDARY, 1, 1000, {})
 START = LogPoint(0, origin(UID))
 
 
-def message(lsn: int, name: str = "", request_id: str = "") -> MessageRow:
+def message(lsn: int, name: str = "", request_id: str = "", time_ns: int = 99) -> MessageRow:
     return MessageRow(
-        name or f"m{lsn}", Position(1, lsn, 7), "app", request_id, 99, b"record", ("a", "b"), 0.25
+        name or f"m{lsn}",
+        Position(1, lsn, 7),
+        "app",
+        request_id,
+        time_ns,
+        b"record",
+        ("a", "b"),
+        0.25,
     )
+
+
+def passed(database: GroupDatabase, lsn: int = 100) -> None:
+    """The volumes are synced past it."""
+    database.checkpoint(LogPoint(lsn, Position(1, lsn, 7)))
 
 
 def verdict(
@@ -112,6 +124,7 @@ class TestMessages:
         self, database: GroupDatabase
     ) -> None:
         database.keep_messages(3, "INBOX")
+        passed(database)
         for lsn in range(1, 4):
             database.put_message(message(lsn))
             database.add_verdict(verdict(f"m{lsn}"))
@@ -125,6 +138,7 @@ class TestMessages:
 
     def test_what_is_still_to_be_done_is_kept(self, database: GroupDatabase) -> None:
         database.keep_messages(1, "INBOX")
+        passed(database)
         for lsn in range(1, 5):
             database.put_message(message(lsn))
             if lsn == 1:
@@ -146,6 +160,7 @@ class TestMessages:
     ) -> None:
         """C16, C17: the states of rows are the Primary's; not final is the empty one."""
         database.keep_messages(1, "")
+        passed(database)
         for lsn in range(1, 6):
             database.put_message(message(lsn), awaits_outcome=lsn == 3)
             if lsn != 2:
@@ -157,6 +172,29 @@ class TestMessages:
         database.put_message(message(6))
         assert [row.id for row in database.messages()] == ["m6"]
         assert database.outcome("m3") is None
+
+    def test_what_replay_would_bring_back_is_kept(self, database: GroupDatabase) -> None:
+        """D11: a forgotten message after the checkpoint would come back as one never delivered."""
+        database.keep_messages(1, "INBOX")
+        passed(database, 2)
+        for lsn in range(1, 6):
+            database.put_message(message(lsn))
+        assert [row.id for row in database.messages()] == ["m3", "m4", "m5"]
+        assert database.forget_messages_before(1000) == 0
+        passed(database, 4)
+        assert database.forget_messages_before(1000) == 2
+        assert [row.id for row in database.messages()] == ["m5"]
+
+    def test_too_old_ones_go_whatever_their_order(self, database: GroupDatabase) -> None:
+        database.keep_messages(100, "INBOX")
+        passed(database)
+        for lsn, time_ns in ((1, 500), (2, 100), (3, 300), (4, 100)):
+            database.put_message(message(lsn, time_ns=time_ns))
+            database.put_outcome(f"m{lsn}", lsn, "CONFIRMED", {})
+        database.set_message_state("m4", "INBOX")
+        assert database.forget_messages_before(300) == 1
+        assert [row.id for row in database.messages()] == ["m1", "m3", "m4"]
+        assert database.outcome("m2") is None
 
     def test_all_are_kept_until_somebody_says_how_many(self, database: GroupDatabase) -> None:
         """Replay comes before the setting, and must not forget what the setting keeps."""

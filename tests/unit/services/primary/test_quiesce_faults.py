@@ -2,12 +2,13 @@
 
 import asyncio
 import errno
+import time
 from pathlib import Path
 
 import grpc
 
 from slackwater import record
-from slackwater.clock import SystemClock
+from slackwater.clock import ManualClock, SystemClock
 from slackwater.errors import NoSpace
 from slackwater.group.rows import MessageRow
 from slackwater.position import LogPoint
@@ -209,10 +210,32 @@ async def test_pending_messages_are_kept_and_bounded_and_final_ones_go(tmp_path:
         assert [one.name for one in listed] == names[::-1]
         await site.api.DeleteLink(api.DeleteLinkRequest(name=LINK))
         await site.with_link(name="site-c")
+        await asyncio.to_thread(site.node.group("demo").writer.checkpoint)
         newest = (await site.api.SendMessage(request)).message.name
         listed = (await site.api.ListMessages(listing)).messages
         assert [one.name for one in listed] == [newest, *names[:0:-1]]
         await refused(site.api.GetMessage(api.GetMessageRequest(name=names[0])), Code.NOT_FOUND)
+
+
+@in_loop
+async def test_messages_are_kept_for_a_time_and_longer_if_not_final(tmp_path: Path) -> None:
+    clock = ManualClock(time_ns=time.time_ns())
+    async with Site(tmp_path, clock=clock, messages_kept_seconds=86_400.0) as site:
+        await ready(site)
+        request = api.SendMessageRequest(group=GROUP, application="backup")
+        final = (await site.api.SendMessage(request)).message.name
+        await site.api.DeleteLink(api.DeleteLinkRequest(name=LINK))
+        await site.with_link(name="site-c")
+        waiting = (await site.api.SendMessage(request)).message.name
+        await asyncio.to_thread(site.node.group("demo").writer.checkpoint)
+        listing = api.PrimaryServiceListMessagesRequest(group=GROUP)
+        listed = (await site.api.ListMessages(listing)).messages
+        assert [one.name for one in listed] == [waiting, final]
+        clock.advance(2 * 86_400.0)
+        while len(listed) > 1:
+            await asyncio.sleep(0.01)
+            listed = (await site.api.ListMessages(listing)).messages
+        assert [one.name for one in listed] == [waiting]
 
 
 @in_loop

@@ -1,5 +1,6 @@
 """SNAPSHOT messages, what a grade rests on, and holds, over the API (C7, C17, C20)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -94,6 +95,21 @@ async def test_snapshot_message_takes_one_and_tells_receivers_afterwards_c7(
         assert shown.verdicts[0].state == common_pb2.VERDICT_STATE_SNAPSHOTTED
         assert shown.verdicts[0].detail.snapshot_id == "ibc-s1" and shown.final
         assert list(shown.quiesced) == ["db"]
+
+
+@in_loop
+async def test_messages_are_kept_for_a_time_and_their_snapshots_longer(tmp_path: Path) -> None:
+    async with asked(tmp_path) as (site, _, _):
+        replica = site.group().replica
+        listing = api.SecondaryServiceListMessagesRequest(group=GROUP)
+        await asyncio.to_thread(replica.checkpoint)
+        replica.keep_messages(100, 1e-3)
+        await site.api.ReceiveMessage(receive())
+        assert (await site.api.ListMessages(listing)).messages, "its verdict is not confirmed yet"
+        await asyncio.to_thread(replica.database.confirm_verdicts, 100)
+        while (await site.api.ListMessages(listing)).messages:
+            await asyncio.sleep(0.01)
+        assert (await only(site)).message == f"{GROUP}/messages/s1"
 
 
 @in_loop
