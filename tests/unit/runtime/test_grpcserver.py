@@ -61,16 +61,18 @@ class Running:
         self.address = address
         self.metrics = metrics
 
-    def handled(self, rpc: str, code: str, kind: str = "unary") -> float | None:
-        return self.metrics.registry.get_sample_value(
-            "grpc_server_handled_total",
-            {
-                "grpc_type": kind,
-                "grpc_service": SERVICE,
-                "grpc_method": rpc,
-                "grpc_code": code,
-            },
-        )
+    async def counted(self, times: int, rpc: str, code: str, kind: str = "unary") -> None:
+        """Wait until so many were counted, which is after the caller has its answer."""
+        labels = {
+            "grpc_type": kind,
+            "grpc_service": SERVICE,
+            "grpc_method": rpc,
+            "grpc_code": code,
+        }
+        value = self.metrics.registry.get_sample_value
+        async with asyncio.timeout(30):
+            while value("grpc_server_handled_total", labels) != times:
+                await asyncio.sleep(0.001)
 
 
 @asynccontextmanager
@@ -113,7 +115,7 @@ def test_servicers_error_reaches_the_client_with_its_details_and_is_counted() ->
             "name",
             "Give another",
         )
-        assert server.handled("GetGroup", "INVALID_ARGUMENT") == 1
+        await server.counted(1, "GetGroup", "INVALID_ARGUMENT")
 
     against(scenario)
 
@@ -122,7 +124,7 @@ def test_rpc_of_a_later_release_is_unimplemented() -> None:
     async def scenario(server: Running, stub: Any) -> None:
         error = await failure(stub.CreateGroup(primary_pb2.CreateGroupRequest(group_id="g")))
         assert error.code is grpc.StatusCode.UNIMPLEMENTED
-        assert server.handled("CreateGroup", "UNIMPLEMENTED") == 1
+        await server.counted(1, "CreateGroup", "UNIMPLEMENTED")
 
     against(scenario)
 
@@ -133,7 +135,7 @@ def test_stream_of_responses_ends_with_the_servicers_error() -> None:
         assert await call.read() == primary_pb2.PrimaryServiceWatchEventsResponse()
         error = await failure(call.read())
         assert error.reason == "FROZEN"
-        assert server.handled("WatchEvents", "FAILED_PRECONDITION", "server_stream") == 1
+        await server.counted(1, "WatchEvents", "FAILED_PRECONDITION", "server_stream")
 
     against(scenario)
 
@@ -146,7 +148,7 @@ def test_servicer_may_write_its_stream_through_the_context() -> None:
             assert await call.read() == primary_pb2.HoldQuiesceResponse()
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF
-        assert server.handled("HoldQuiesce", "OK", "bidi_stream") == 1
+        await server.counted(1, "HoldQuiesce", "OK", "bidi_stream")
 
     against(scenario)
 

@@ -235,7 +235,9 @@ class TestNothingPlaced:
                         await bad.die()
                     elif misdeed == "other":
                         await bad.quiesced("another")
-                    await good.quiesced((await good.next("hold")).hold_id)
+                    asked = await good.next("hold")
+                    if misdeed != "thaw":  # two sessions have no order: it could come before that
+                        await good.quiesced(asked.hold_id)
                     resume = await good.next("resume")
                     assert resume.message == ""
                     await good.resumed(resume.hold_id)
