@@ -60,12 +60,15 @@ class Lines:
         """Keep where a field stands."""
         self._lines[field] = _line(node)
 
-    def bad(self, error: InvalidRequest) -> BadFile:
-        """Return an error of the message's own check with the line of its field."""
-        field = error.field
+    def of(self, field: str) -> int:
+        """Return the line of a field, or of what it stands in; 0: not known."""
         while field and field not in self._lines:
             field = field[: max(field.rfind("."), field.rfind("["), 0)]
-        return BadFile(self._lines.get(field, 0), error.field, error.problem, error.next_step)
+        return self._lines.get(field, 0)
+
+    def bad(self, error: InvalidRequest) -> BadFile:
+        """Return an error of the message's own check with the line of its field."""
+        return BadFile(self.of(error.field), error.field, error.problem, error.next_step)
 
 
 def read(text: str, message: M, refused: Mapping[str, str]) -> Lines:

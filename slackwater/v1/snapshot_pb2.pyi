@@ -1225,7 +1225,7 @@ class ListTasksResponse(_message.Message):
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileProblem]:
-        """Files of tasks that cannot be used as they are; on every page."""
+        """Files and programs of tasks that cannot be used as they are; on every page."""
 
     def __init__(
         self,
@@ -1244,7 +1244,9 @@ Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
 
 @_typing.final
 class FileProblem(_message.Message):
-    """What is wrong with a file of definitions. What it defines is not there until the file is mended."""
+    """What is wrong with a file of definitions, or with a program that a task names. What a bad file
+    defines is not there until the file is mended; a task with a bad program is there and not started.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1253,7 +1255,9 @@ class FileProblem(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     file: _builtins.str
-    """The file, or the directory."""
+    """The file, or the directory; for a program the file that names it, or the directory of a task of
+    the API.
+    """
     line: _builtins.int
     """Line of it, from 1; 0: the file as a whole."""
     field: _builtins.str
@@ -2774,7 +2778,7 @@ class SnapshotServiceGetStatusResponse(_message.Message):
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileProblem]:
-        """Files of definitions that cannot be used as they are."""
+        """Files of definitions, and programs of tasks, that cannot be used as they are."""
 
     def __init__(
         self,

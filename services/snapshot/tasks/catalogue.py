@@ -2,17 +2,19 @@
 
 A file is `<tasks_dir>/<task>/task.yaml`. Files are looked at again whenever tasks are asked for and
 every few seconds, so a change needs no signal. A file that cannot be used takes its task away and
-nothing else: the task is not started by what it was before, and the problem is shown.
+nothing else: the task is not started by what it was before, and the problem is shown. A task whose
+programs cannot be run is there, is not started, and the problem is shown too.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from services.snapshot.documents import Documents
 from services.snapshot.store import BUILT_IN
-from services.snapshot.tasks import model
+from services.snapshot.tasks import model, programs
 from slackwater import names
 from slackwater.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
 from slackwater.runtime import calls, yamlfile
@@ -41,6 +43,8 @@ class _Read:
     signature: Signature
     task: Task | None
     problem: FileProblem | None
+    lines: yamlfile.Lines | None = None
+    programs: tuple[FileProblem, ...] = ()
 
 
 class Catalogue:
@@ -59,13 +63,23 @@ class Catalogue:
         self._made = documents.all()
         self._told = told
         self._read: dict[str, _Read] = {}
+        self._programs_of_made: dict[str, tuple[FileProblem, ...]] = {}
         self._lock = asyncio.Lock()
 
     @property
     def problems(self) -> list[FileProblem]:
-        """Files that cannot be used as they are."""
+        """Files and programs that cannot be used as they are."""
         found = [row.problem for _, row in sorted(self._read.items()) if row.problem]
-        return [*found, *(self._clash(key) for key in sorted(self._made) if key in self._files())]
+        clashes = [self._clash(key) for key in sorted(self._made) if key in self._files()]
+        names_of_tasks = sorted(self._files().keys() | self._made.keys())
+        return [*found, *clashes, *chain(*map(self.program_problems, names_of_tasks))]
+
+    def program_problems(self, task_id: str) -> tuple[FileProblem, ...]:
+        """Return what was wrong with a task's programs when they were last looked at."""
+        if task_id in self._made:
+            return self._programs_of_made.get(task_id, ())
+        row = self._read.get(task_id)
+        return () if row is None else row.programs
 
     def directory_of(self, task_id: str) -> Path:
         """Return where the commands of a task are."""
@@ -76,6 +90,7 @@ class Catalogue:
         async with self._lock:
             before = self._read
             self._read = await calls.in_thread(_scan, self.directory, before)
+            self._programs_of_made = await calls.in_thread(self._look_at_programs, self._made)
             self._tell(before, self._read)
 
     def all(self) -> list[Task]:
@@ -163,6 +178,12 @@ class Catalogue:
         self._told(task.name, kind, "the task was defined over the API")
         return task
 
+    def _look_at_programs(self, tasks: dict[str, Task]) -> dict[str, tuple[FileProblem, ...]]:
+        return {
+            key: programs.problems(self.directory_of(key), task, None, None)
+            for key, task in list(tasks.items())
+        }
+
     def _files(self) -> dict[str, Task]:
         return {key: row.task for key, row in self._read.items() if row.task is not None}
 
@@ -182,6 +203,8 @@ class Catalogue:
                 self._told(name, "TASK_FILE_GONE", "the task's file is gone")
             elif new.problem is not None:
                 self._told(name, "TASK_FILE_BAD", sentence(new.problem))
+            elif new.programs:
+                self._told(name, "TASK_PROGRAM_BAD", sentence(new.programs[0]))
             else:
                 self._told(name, "TASK_FILE_READ", "the task's file was read")
 
@@ -223,7 +246,11 @@ def _scan(directory: Path, known: dict[str, _Read]) -> dict[str, _Read]:
             found[path.name] = _unreadable(file, error)
             continue
         row = known.get(path.name)
-        found[path.name] = row if row and row.signature == signature else _read(file, signature)
+        if row is None or row.signature != signature:
+            row = _read(file, signature)
+        if row.task is not None:
+            row = replace(row, programs=programs.problems(path, row.task, file, row.lines))
+        found[path.name] = row
     return found
 
 
@@ -243,7 +270,8 @@ def _signature(*paths: Path) -> Signature:
 
 def _read(file: Path, signature: Signature) -> _Read:
     try:
-        return _Read(signature, _task(file), None)
+        task, lines = _task(file)
+        return _Read(signature, task, None, lines)
     except yamlfile.BadFile as error:
         problem = FileProblem(
             file=str(file), line=error.line, field=error.field, problem=error.problem
@@ -253,8 +281,8 @@ def _read(file: Path, signature: Signature) -> _Read:
     return _Read(signature, None, problem)
 
 
-def _task(file: Path) -> Task:
-    """Read one task.
+def _task(file: Path) -> tuple[Task, yamlfile.Lines]:
+    """Read one task, and where its fields stand.
 
     Raises:
         BadFile: it cannot be used.
@@ -279,7 +307,7 @@ def _task(file: Path) -> Task:
         model.check(task, "")
     except InvalidRequest as error:
         raise lines.bad(error) from error
-    return task
+    return task, lines
 
 
 def _text(file: Path) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from services.snapshot.peers import Peer, Peers, Secondaries
 from services.snapshot.runs import Runs
-from services.snapshot.tasks import model, plan, trust
-from services.snapshot.tasks.catalogue import Catalogue
+from services.snapshot.tasks import model, plan
+from services.snapshot.tasks.catalogue import Catalogue, sentence
 from slackwater import names
 from slackwater.errors import FailedPrecondition, InvalidRequest
 from slackwater.runtime import calls
@@ -82,7 +82,7 @@ class Starter:
         await self._catalogue.refresh()
         task = model.effective(self._catalogue.get(request.name))
         group = _group(request, task)
-        await calls.in_thread(self._check_programs, task)
+        self._check_programs(model.id_of(task))
         run = snapshot_pb2.Run(group=group)
         for link in _chosen(request, task, await self._links(group)):
             identity = _id(link)
@@ -107,20 +107,14 @@ class Starter:
                 return found
             request.page_token = answer.next_page_token
 
-    def _check_programs(self, task: snapshot_pb2.Task) -> None:
+    def _check_programs(self, task_id: str) -> None:
         """Refuse now what would be refused in the middle."""
-        directory = self._catalogue.directory_of(model.id_of(task))
-        for phase in model.PHASES:
-            for number, step in enumerate(getattr(task, phase)):
-                if not step.HasField("command"):
-                    continue
-                problem = trust.program_problem(directory, step.command.arguments[0])
-                if problem:
-                    raise FailedPrecondition(
-                        "COMMAND_REFUSED",
-                        f"{phase}[{number}].command: {problem}",
-                        "Mend it; docs/tasks.md says whose programs run",
-                    )
+        for problem in self._catalogue.program_problems(task_id):
+            raise FailedPrecondition(
+                "COMMAND_REFUSED",
+                sentence(problem),
+                "Mend it; docs/tasks.md says whose programs run",
+            )
 
 
 def _group(request: Request, task: snapshot_pb2.Task) -> str:

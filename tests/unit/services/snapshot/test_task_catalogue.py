@@ -251,3 +251,54 @@ def test_program_that_is_not_the_tasks_own_is_refused(
 def test_program_of_another_user_is_refused(home: Path) -> None:
     os.chown(home / "run.sh", 12345, 0)
     assert "belongs to user 12345" in trust.program_problem(home, "run.sh")
+
+
+PAIR = """\
+onfreeze:
+  - snapshot:
+  - command:
+      arguments: [./check.sh, --fast]
+"""
+
+
+def test_program_that_cannot_be_run_is_a_problem_with_file_and_line(tmp_path: Path) -> None:
+    file = write(tmp_path, PAIR)
+    program = file.parent / "check.sh"
+
+    async def problems(world: World) -> list[Any]:
+        listed = (await world.api.ListTasks(api.ListTasksRequest())).problems
+        status_ = await world.api.GetStatus(api.SnapshotServiceGetStatusRequest())
+        assert list(status_.problems) == list(listed)
+        return list(listed)
+
+    async def act(world: World) -> None:
+        (missing,) = await problems(world)
+        assert (missing.file, missing.line) == (str(file), 3)
+        assert missing.field == "onfreeze[1].command"
+        assert f"{program} cannot be used: No such file" in missing.problem
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o644)
+        (plain,) = await problems(world)
+        assert "chmod +x" in plain.problem
+        program.chmod(0o757)
+        (open_to_all,) = await problems(world)
+        assert "by others" in open_to_all.problem
+        start = api.StartTaskRequest(name=NIGHTLY, group="groups/g")
+        refusal = await refused(world.api.StartTask(start))
+        assert refusal.reason == "COMMAND_REFUSED"
+        assert f"{file}:3: onfreeze[1].command: {program} " in refusal.message
+        program.chmod(0o755)
+        assert await problems(world) == []
+
+    scene(tmp_path, act)
+
+
+def test_program_of_a_task_of_the_api_is_looked_at_too(tmp_path: Path) -> None:
+    async def act(world: World) -> None:
+        step = api.TaskStep(command=api.TaskStep.Command(arguments=["./no.sh"]))
+        await world.api.CreateTask(made(postfreeze=[step]))
+        (problem,) = (await world.api.ListTasks(api.ListTasksRequest())).problems
+        assert (problem.file, problem.line) == (str(tmp_path / "data" / "tasks" / "nightly"), 0)
+        assert problem.field == "postfreeze[0].command"
+
+    scene(tmp_path, act)
