@@ -51,7 +51,8 @@ def collect_tasks(catalogue: Catalogue) -> Iterator[Metric]:
     known.add_metric(["file"], len(tasks) - from_api)
     yield known
     bad = GaugeMetricFamily(
-        "slackwater_snapshot_task_files_bad", "Files and programs of tasks that cannot be used as they are."
+        "slackwater_snapshot_task_files_bad",
+        "Files and programs of tasks that cannot be used as they are.",
     )
     bad.add_metric([], len(catalogue.problems))
     yield bad
