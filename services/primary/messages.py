@@ -39,7 +39,8 @@ class MessageDesk:
     def applications(self) -> Applications:
         """Return the registered names with their rules."""
         rows = self._group.database.applications()
-        return Applications([Application(row.name, row.created_ns) for row in rows])
+        registered = [Application(row.name, row.created_ns) for row in rows]
+        return Applications(self._group.name, registered)
 
     def register(self, name: str) -> ApplicationRow:
         """Register a name for sending (C9)."""

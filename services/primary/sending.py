@@ -29,6 +29,7 @@ _BEHAVIOURS = {
     common_pb2.MESSAGE_BEHAVIOUR_NOTIFY: Behaviour.NOTIFY,
     common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT: Behaviour.SNAPSHOT,
 }
+_FREEZING = {value for value, behaviour in _BEHAVIOURS.items() if behaviour is Behaviour.FREEZE}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class SendOrder:
                 raise InvalidRequest(
                     "snapshot_id", "is for behaviour SNAPSHOT alone", "Leave it out"
                 )
+        if request.HasField("freeze_timeout") and request.behaviour not in _FREEZING:
+            raise InvalidRequest("freeze_timeout", "is for behaviour FREEZE alone", "Leave it out")
         send = _send(request)
         record = _record(request, send)
         asked = _asked(request)
@@ -102,6 +105,12 @@ def _record(request: api.SendMessageRequest, send: Send) -> record_pb2.IbcMessag
 def _fence(request: api.SendMessageRequest, limit: float) -> float | None:
     """Return how long writes may be held back; None without a fence (C2)."""
     if not (request.fence if request.HasField("fence") else request.HasField("quiesce")):
+        if request.HasField("fence_timeout"):
+            raise InvalidRequest(
+                "fence_timeout",
+                "is given for a message without a fence",
+                "Set fence, or leave it out",
+            )
         return None
     chosen = seconds(request, "fence_timeout", min(FENCE_SECONDS, limit))
     if not 0 < chosen <= limit:

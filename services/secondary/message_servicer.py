@@ -133,7 +133,6 @@ class MessageServicer(secondary_pb2_grpc.SecondaryServiceServicer):
     ) -> api.StopReceiveResponse:
         """End the waiting receives of a name."""
         group = self._group("group", request.group)
-        names.check_label("application", request.application)
 
         def stop() -> api.StopReceiveResponse:
             stopped = group.replica.stop_receive(request.application)

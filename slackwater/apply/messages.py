@@ -37,7 +37,7 @@ from slackwater.ibc.actions import (
 )
 from slackwater.ibc.delivery import Delivery, ended
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
-from slackwater.ibc.names import Application
+from slackwater.ibc.names import Application, Applications
 from slackwater.position import LogPoint
 from slackwater.v1 import record_pb2
 
@@ -84,7 +84,10 @@ class Messages:
         self._reaching = 0
         self.on_verdict: OnVerdict = _nobody_asked
         self.delivery = Delivery(
-            [Application(row.name, row.created_ns) for row in database.applications()],
+            Applications(
+                database.name,
+                [Application(row.name, row.created_ns) for row in database.applications()],
+            ),
             [self._kept(row) for row in database.messages_in_state(INBOX)],
             timers_of_row(database.delivery()),
             freeze_log_limit,
@@ -255,7 +258,11 @@ class Messages:
         return verdict_of_row(rows[-1]) if rows else None
 
     def stop_receive(self, application: str) -> int:
-        """End the waiting receives of a name; returns how many there were."""
+        """End the waiting receives of a name; returns how many there were.
+
+        Raises:
+            InvalidRequest, NotFound: as `Receivers.stop_receive`.
+        """
         stopped = self.delivery.stop_receive(application)
         self.pump()
         return stopped

@@ -159,7 +159,11 @@ class ReplicaMessages(ABC):
         return delivered
 
     def stop_receive(self, application: str) -> int:
-        """End the waiting receives of a name; returns how many there were."""
+        """End the waiting receives of a name; returns how many there were.
+
+        Raises:
+            InvalidRequest, NotFound: as `Receivers.stop_receive`.
+        """
         with self._changing():
             return self.messages.stop_receive(application)
 

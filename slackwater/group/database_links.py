@@ -29,7 +29,7 @@ class LinkTable(Table):
         """
         rows = self.query("SELECT * FROM links WHERE name = ?", (name,))
         if not rows:
-            raise NotFound("link", name, "List the links with: slackwater link list GROUP")
+            raise NotFound("link", name, f"List the links with: slackwater link list {self.name}")
         return _link(rows[0])
 
     def add_link(self, link: LinkRow) -> None:

@@ -95,7 +95,9 @@ class MessageTable(Table):
         """
         rows = self.query("SELECT * FROM messages WHERE id = ?", (message_id,))
         if not rows:
-            raise NotFound("message", message_id, "List them with: slackwater ibc status GROUP")
+            raise NotFound(
+                "message", message_id, f"List them with: slackwater ibc status {self.name}"
+            )
         return _message(rows[0])
 
     def message_of_request(self, request_id: str) -> MessageRow | None:
@@ -213,7 +215,7 @@ class MessageTable(Table):
                 raise FailedPrecondition(
                     "TOO_MANY_APPLICATIONS",
                     f"{APPLICATIONS_LIMIT} application names are registered in this group",
-                    "Unregister one with: slackwater ibc unregister GROUP APP",
+                    f"Unregister one with: slackwater ibc unregister {self.name} APP",
                 )
             connection.execute(
                 "INSERT OR IGNORE INTO applications VALUES (?, ?, ?)",
@@ -231,7 +233,7 @@ class MessageTable(Table):
             cursor = connection.execute("DELETE FROM applications WHERE name = ?", (name,))
             if not cursor.rowcount:
                 raise NotFound(
-                    "application", name, "List the names with: slackwater ibc status GROUP"
+                    "application", name, f"List the names with: slackwater ibc status {self.name}"
                 )
 
 

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 from slackwater.storage.seam import Database
@@ -14,6 +15,11 @@ class Table:
     def __init__(self, database: Database) -> None:
         """Use an open database."""
         self._database = database
+
+    @cached_property
+    def name(self) -> str:
+        """The group's id, which never changes."""
+        return str(self.query("SELECT name FROM identity")[0]["name"])
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         """Run the body in one durable transaction."""

@@ -45,7 +45,7 @@ from slackwater.ibc.actions import (
 )
 from slackwater.ibc.inbox import Inbox
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
-from slackwater.ibc.names import Application, Applications
+from slackwater.ibc.names import Applications
 from slackwater.ibc.receivers import LEASE_GRACE_SECONDS, PAUSE_SECONDS, Receivers, not_frozen
 
 FREEZE_LOG_LIMIT = 0.8
@@ -63,7 +63,7 @@ class Delivery(Receivers):
 
     def __init__(
         self,
-        applications: Sequence[Application] = (),
+        applications: Applications,
         inbox: Sequence[Message] = (),
         timers: Timers | None = None,
         freeze_log_limit: float = FREEZE_LOG_LIMIT,
@@ -73,14 +73,14 @@ class Delivery(Receivers):
         """Take up what group.db has.
 
         Args:
-            applications: The registered names.
+            applications: The registered names of the group.
             inbox: Messages that did not freeze and nobody has taken yet, oldest first.
             timers: What was left of the delivery the replica stood at, if any (C15).
             freeze_log_limit: Log use at which a freeze ends by itself; 0: never.
             link: This replica's link id on the Primary, to tell which messages are for it.
             lease_grace: Seconds without a sign of life after which a lease is lost (C13).
         """
-        self.applications = Applications(list(applications))
+        self.applications = applications
         self.standing: Standing | None = None
         self.link = link
         self._inbox = Inbox(inbox)

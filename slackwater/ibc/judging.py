@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from slackwater import errors
 from slackwater.ibc.names import MAX_APPLICATIONS, Applications
+from slackwater.names import check_label
 
 TIMEOUT_SECONDS = 30.0
 MAX_HOLD_SECONDS = 10.0
@@ -64,8 +65,9 @@ def check_asked(asked: Asked, registered: Applications) -> None:
     """Say why a quiesce is not begun.
 
     Raises:
-        InvalidRequest: no name, too many, one twice, or a time that is none.
-        NotFound: a name is not registered on the Primary.
+        InvalidRequest: no name, too many, one twice, one that is no DNS label, or a time that is
+            none.
+        FailedPrecondition: a name is not registered on the Primary, so no agent holds it.
     """
     field = "quiesce.applications"
     if not 1 <= len(asked.applications) <= MAX_APPLICATIONS:
@@ -77,6 +79,7 @@ def check_asked(asked: Asked, registered: Applications) -> None:
     for number, name in enumerate(asked.applications):
         if name in asked.applications[:number]:
             raise errors.InvalidRequest(field, f"{name[:80]!r} is there twice", "Name each once")
+        check_label(f"{field}[{number}]", name)
     for field, seconds in (
         ("quiesce.timeout", asked.timeout_seconds),
         ("quiesce.max_hold", asked.max_hold_seconds),
@@ -86,7 +89,14 @@ def check_asked(asked: Asked, registered: Applications) -> None:
                 field, f"{seconds:g} s is not more than 0 s and at most {LIMIT_SECONDS:g} s"
             )
     for name in asked.applications:
-        registered.get(name)
+        if name not in registered:
+            raise errors.FailedPrecondition(
+                "NO_AGENT",
+                f"application {name!r} is not registered on the Primary, so it has no agent;"
+                " nothing was placed",
+                f"Register it: {registered.how_to(name)}, then start its agent:"
+                f" slackwater agent run --group {registered.group} --application {name} KIND",
+            )
 
 
 def cut(text: str, limit_bytes: int) -> str:

@@ -22,8 +22,9 @@ class Applications:
     The rows live in group.db; this holds the rules, and what is asked on every message.
     """
 
-    def __init__(self, registered: list[Application] | None = None) -> None:
-        """Take up the rows of group.db."""
+    def __init__(self, group: str, registered: list[Application] | None = None) -> None:
+        """Take up the rows of group.db; the group's id is for what errors say."""
+        self.group = group
         self._registered = {application.name: application for application in registered or ()}
 
     def __contains__(self, name: object) -> bool:
@@ -38,13 +39,17 @@ class Applications:
         """Return a registration.
 
         Raises:
+            InvalidRequest: The name is no DNS label.
             NotFound: The name is not registered.
         """
+        check_label("application", name)
         if name not in self._registered:
-            raise errors.NotFound(
-                "application", name, f"Register it: slackwater ibc register GROUP {name}"
-            )
+            raise errors.NotFound("application", name, f"Register it: {self.how_to(name)}")
         return self._registered[name]
+
+    def how_to(self, name: str) -> str:
+        """Return the command that registers a name."""
+        return f"slackwater ibc register {self.group} {name}"
 
     def check_register(self, name: str) -> bool:
         """Tell whether registering `name` adds a row.

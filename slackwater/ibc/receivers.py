@@ -85,7 +85,7 @@ class Receivers(ABC):
     def unregister(self, name: str) -> None:
         """Note that a registration is durably gone; waiting receives of it are stopped."""
         self.applications.remove(name)
-        self.stop_receive(name)
+        self._stop(name)
 
     # ---- receives
 
@@ -113,7 +113,16 @@ class Receivers(ABC):
             standing.seen, standing.stream = standing.holder_seen, None
 
     def stop_receive(self, application: str) -> int:
-        """End the waiting receives of an application; return how many there were."""
+        """End the waiting receives of an application; return how many there were.
+
+        Raises:
+            InvalidRequest: The name is no DNS label.
+            NotFound: The application is not registered here.
+        """
+        self.applications.get(application)
+        return self._stop(application)
+
+    def _stop(self, application: str) -> int:
         stopped = [r for r in self._receivers if r.application == application]
         for receiver in stopped:
             self._answer(receiver, None, stopped=True)
@@ -185,8 +194,7 @@ class Receivers(ABC):
                 else errors.FailedPrecondition(
                     "NOT_LEASED",
                     f"message {message_id!r} was received by {standing.holder!r} without a lease",
-                    "Its freeze timeout guards it; end it with:"
-                    f" slackwater ibc unfreeze groups/GROUP/messages/{message_id}",
+                    f"Its freeze timeout guards it; or: {self._how_to_unfreeze(message_id)}",
                 )
             )
         if standing.stream is None or receiver.holder == standing.holder:
@@ -194,9 +202,11 @@ class Receivers(ABC):
         return errors.FailedPrecondition(
             "LEASE_HELD",
             f"message {message_id!r} is held by {standing.holder!r}, whose lease lives",
-            "Let the holder finish, or end the freeze with:"
-            f" slackwater ibc unfreeze groups/GROUP/messages/{message_id}",
+            f"Let the holder finish, or end the freeze with: {self._how_to_unfreeze(message_id)}",
         )
+
+    def _how_to_unfreeze(self, message_id: str) -> str:
+        return f"slackwater ibc unfreeze {self.applications.group}/{message_id}"
 
     def _is_lost(self, standing: Standing, now: float) -> bool:
         """Whether the holder has been silent for the grace (C13)."""

@@ -1172,7 +1172,7 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def freeze_timeout(self) -> _duration_pb2.Duration:
-        """How long a freeze may last. Unset: 600 s. 0: for ever."""
+        """How long a freeze may last; for behaviour FREEZE alone. Unset: 600 s. 0: for ever."""
 
     @_builtins.property
     def unregistered_timeout(self) -> _duration_pb2.Duration:
@@ -1180,8 +1180,8 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def fence_timeout(self) -> _duration_pb2.Duration:
-        """How long writes may be held back by the fence. Unset: 1 s. At most what the Primary's setting
-        `fence_seconds` allows, 10 s unless set.
+        """How long writes may be held back by the fence; not given without one. Unset: 1 s. At most what the
+        Primary's setting `fence_seconds` allows, 10 s unless set.
         """
 
     @_builtins.property

@@ -96,6 +96,7 @@ def test_unknown_names_are_not_found(shared: Cluster, request_: object, name: st
             secondary_pb2.SecondaryServiceExportSnapshotRequest(name=f"{GROUP}/snapshots/gone"),
             "gone",
         ),
+        (secondary_pb2.StopReceiveRequest(group=GROUP, application="stranger"), "stranger"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )

@@ -632,9 +632,17 @@ MUTANTS = (
     Mutant(
         "pending message pruned (C16)",
         "slackwater/group/database_messages.py",
-        "WHERE lsn <= ? AND state != ?",
-        "WHERE lsn <= ? AND ? != '?'",
+        "time_ns < ? AND lsn <= ? AND state != ?",
+        "time_ns < ? AND lsn <= ? AND ? != '?'",
         "tests/unit/group/test_database_messages.py::TestMessages",
+    ),
+    Mutant(
+        "message forgotten that replay brings back (D11)",
+        "slackwater/group/database_messages.py",
+        '        " AND lsn <= (SELECT checkpoint_lsn FROM log)"\n',
+        "",
+        "tests/unit/group/test_database_messages.py::TestMessages"
+        "::test_what_replay_would_bring_back_is_kept",
     ),
     Mutant(
         "agent: hold past its time called unbroken",

@@ -84,7 +84,7 @@ class Starter:
         group = _group(request, task)
         self._check_programs(model.id_of(task))
         run = snapshot_pb2.Run(group=group)
-        for link in _chosen(request, task, await self._links(group)):
+        for link in _chosen(group, request, task, await self._links(group)):
             identity = _id(link)
             row = run.replicas.add(link=identity, state=snapshot_pb2.Run.STATE_PENDING)
             row.endpoint = self._secondaries.address(identity, link.endpoint)
@@ -130,7 +130,9 @@ def _group(request: Request, task: snapshot_pb2.Task) -> str:
     return found
 
 
-def _chosen(request: Request, task: snapshot_pb2.Task, links: Sequence[Link]) -> list[Link]:
+def _chosen(
+    group: str, request: Request, task: snapshot_pb2.Task, links: Sequence[Link]
+) -> list[Link]:
     """Return the links that a run takes in: those named, all, the task's, or the only one."""
     by_id = {_id(link): link for link in links}
     attached = [link for link in links if link.state != common_pb2.LINK_STATE_DETACHED]
@@ -141,7 +143,8 @@ def _chosen(request: Request, task: snapshot_pb2.Task, links: Sequence[Link]) ->
             raise FailedPrecondition(
                 "NO_LINK",
                 "the group has no attached link",
-                "Make one: slackwater link create GROUP/LINK --endpoint HOST:PORT",
+                f"Make one: slackwater link create {group.removeprefix('groups/')}/LINK"
+                " --endpoint HOST:PORT",
             )
         return attached
     field, wanted = ("links", request.links) if request.links else ("task.links", task.links)

@@ -21,7 +21,7 @@ from slackwater.ibc.actions import (
 from slackwater.ibc.delivery import Delivery
 from slackwater.ibc.inbox import INBOX_BYTES, INBOX_KEPT
 from slackwater.ibc.messages import Behaviour, Message, Verdict, VerdictState
-from slackwater.ibc.names import Application
+from slackwater.ibc.names import Application, Applications
 from slackwater.position import Position
 
 BACKUP = Application("backup", 0)
@@ -41,9 +41,14 @@ def none(actions: list[DeliveryAction], kind: type[object]) -> bool:
     return not any(isinstance(action, kind) for action in actions)
 
 
+def known(*applications: Application) -> Applications:
+    """The names registered here."""
+    return Applications("demo", list(applications))
+
+
 def standing_at(message: Message = FREEZE, now: float = 0.0) -> Delivery:
     """A replica that stands at a message, ready to hand it over."""
-    delivery = Delivery([BACKUP])
+    delivery = Delivery(known(BACKUP))
     delivery.reach(message, now)
     delivery.frozen_here(now)
     delivery.actions()
@@ -60,7 +65,7 @@ def frozen_at(message: Message = FREEZE, now: float = 0.0) -> Delivery:
 
 class TestFreeze:
     def test_nothing_is_handed_over_before_the_volumes_are_synced_d24(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.receive("backup", "me", "", 60, 0)
         delivery.reach(FREEZE, 1)
         assert delivery.actions() == [Freeze(FREEZE)]
@@ -73,7 +78,7 @@ class TestFreeze:
         assert answer.delivered.remaining_seconds == 600
 
     def test_receive_that_comes_while_the_volumes_are_synced_waits_d24(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.reach(FREEZE, 0)
         delivery.actions()
         delivery.receive("backup", "me", "", 60, 1)
@@ -90,7 +95,7 @@ class TestFreeze:
         assert kinds.index(Record) < kinds.index(Answer)
 
     def test_frozen_here_counts_once_and_only_at_a_message(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.frozen_here(0)
         assert delivery.actions() == []
         delivery = frozen_at()
@@ -110,7 +115,7 @@ class TestFreeze:
             frozen_at().reach(SECOND, 1)
 
     def test_message_for_other_links_is_passed(self) -> None:
-        delivery = Delivery([BACKUP], link="here")
+        delivery = Delivery(known(BACKUP), link="here")
         delivery.reach(replace(FREEZE, links=("elsewhere",)), 0)
         assert delivery.actions() == []
         assert delivery.may_apply
@@ -118,7 +123,7 @@ class TestFreeze:
         assert not delivery.may_apply
 
     def test_message_during_a_sync_is_skipped_c18(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.reach(FREEZE, 0, consistent=False)
         assert only(delivery.actions(), Record).verdict.state is VerdictState.SKIPPED_INCONSISTENT
         assert delivery.may_apply
@@ -134,7 +139,7 @@ class TestFreeze:
 class TestUnfreezeRefused:
     def test_of_a_message_never_seen(self) -> None:
         with pytest.raises(errors.FailedPrecondition) as caught:
-            Delivery([BACKUP]).unfreeze("m1", "me", 0)
+            Delivery(known(BACKUP)).unfreeze("m1", "me", 0)
         assert caught.value.reason == "NOT_FROZEN"
 
     def test_of_another_message(self) -> None:
@@ -155,7 +160,7 @@ class TestUnfreezeRefused:
         assert caught.value.reason == "UNFROZEN"
 
     def test_how_freezes_ended_is_kept_for_the_last_hundred(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         for number in range(120):
             delivery.reach(replace(FREEZE, message_id=f"m{number}"), 0, consistent=False)
         with pytest.raises(errors.FailedPrecondition, match="does not stand"):
@@ -193,14 +198,14 @@ class TestTimeouts:
         assert not delivery.may_apply
 
     def test_unregistered_name_waits_then_is_unclaimed_c11(self) -> None:
-        delivery = Delivery()
+        delivery = Delivery(known())
         delivery.reach(FREEZE, 0)
         delivery.frozen_here(0)
         delivery.actions()
         assert self.ended(delivery, 29, 30) is VerdictState.UNCLAIMED
 
     def test_registering_in_time_starts_the_deliver_timeout(self) -> None:
-        delivery = Delivery()
+        delivery = Delivery(known())
         delivery.reach(FREEZE, 0)
         delivery.frozen_here(0)
         delivery.register(Application("other", 0), 19)
@@ -209,7 +214,7 @@ class TestTimeouts:
         assert self.ended(delivery, 619, 620) is VerdictState.EXPIRED
 
     def test_preparing_does_not_time_out(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.reach(FREEZE, 0)
         delivery.tick(1e6)
         assert not delivery.may_apply
@@ -234,7 +239,7 @@ class TestLogLimit:
         assert only(delivery.actions(), Record).verdict.state is VerdictState.FREEZE_LOG_LIMIT
 
     def test_log_already_full_thaws_as_soon_as_it_stands(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.log_use(0.9, 0)
         delivery.reach(FREEZE, 1)
         delivery.log_use(0.9, 1)
@@ -243,7 +248,7 @@ class TestLogLimit:
         assert only(delivery.actions(), Record).verdict.state is VerdictState.FREEZE_LOG_LIMIT
 
     def test_limit_of_zero_never_thaws(self) -> None:
-        delivery = Delivery([BACKUP], freeze_log_limit=0)
+        delivery = Delivery(known(BACKUP), freeze_log_limit=0)
         delivery.reach(FREEZE, 0)
         delivery.frozen_here(0)
         delivery.log_use(1.0, 1)
@@ -253,15 +258,15 @@ class TestLogLimit:
 class TestReceive:
     def test_unregistered_name_is_not_found(self) -> None:
         with pytest.raises(errors.NotFound):
-            Delivery().receive("backup", "me", "", 0, 0)
+            Delivery(known()).receive("backup", "me", "", 0, 0)
 
     def test_without_wait_returns_at_once_c10(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         receiver = delivery.receive("backup", "me", "", 0, 5)
         assert delivery.actions() == [Answer(receiver, None)]
 
     def test_wait_ends_at_its_time(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         receiver = delivery.receive("backup", "me", "", 10, 5)
         delivery.tick(14.9)
         assert delivery.actions() == []
@@ -269,7 +274,7 @@ class TestReceive:
         assert delivery.actions() == [Answer(receiver, None)]
 
     def test_first_come_first_served(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         first = delivery.receive("backup", "a", "", 60, 0)
         delivery.receive("backup", "b", "", 60, 0)
         delivery.reach(FREEZE, 1)
@@ -277,21 +282,23 @@ class TestReceive:
         assert only(delivery.actions(), Answer).receiver is first
 
     def test_other_application_waits_on(self) -> None:
-        delivery = Delivery([BACKUP, Application("other", 0)])
+        delivery = Delivery(known(BACKUP, Application("other", 0)))
         delivery.receive("other", "a", "", 60, 0)
         delivery.reach(FREEZE, 1)
         delivery.frozen_here(1)
         assert none(delivery.actions(), Answer)
 
     def test_stop_receive_ends_waiting_calls(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         receiver = delivery.receive("backup", "a", "", 60, 0)
         assert delivery.stop_receive("backup") == 1
         assert delivery.actions() == [Answer(receiver, None, stopped=True)]
         assert delivery.stop_receive("backup") == 0
+        with pytest.raises(errors.NotFound, match="ibc register demo other"):
+            delivery.stop_receive("other")
 
     def test_cancelled_call_gets_nothing(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         receiver = delivery.receive("backup", "a", "", 60, 0)
         delivery.cancel(receiver)
         delivery.cancel(receiver)
@@ -334,13 +341,13 @@ class TestReceive:
 
 class TestNotify:
     def test_applying_never_waits_c7(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.reach(NOTIFY, 0)
         assert delivery.actions() == [KeepNotified(NOTIFY, Verdict(VerdictState.NOTIFIED))]
         assert delivery.may_apply
 
     def test_is_taken_out_after_it_was_answered_c14(self) -> None:
-        delivery = Delivery([BACKUP], inbox=[NOTIFY])
+        delivery = Delivery(known(BACKUP), inbox=[NOTIFY])
         receiver = delivery.receive("backup", "me", "", 0, 0)
         first, second = delivery.actions()
         assert isinstance(first, Answer)
@@ -350,18 +357,18 @@ class TestNotify:
         assert only(delivery.actions(), Answer).delivered is None
 
     def test_wakes_a_waiting_receiver(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.receive("backup", "me", "", 60, 0)
         delivery.reach(NOTIFY, 1)
         assert [type(a) for a in delivery.actions()] == [KeepNotified, Answer, TakeNotified]
 
     def test_unregistered_name_is_unclaimed_at_once(self) -> None:
-        delivery = Delivery()
+        delivery = Delivery(known())
         delivery.reach(NOTIFY, 0)
         assert only(delivery.actions(), Record).verdict.state is VerdictState.UNCLAIMED
 
     def test_comes_before_the_message_the_replica_stands_at(self) -> None:
-        delivery = Delivery([BACKUP], inbox=[NOTIFY])
+        delivery = Delivery(known(BACKUP), inbox=[NOTIFY])
         delivery.reach(FREEZE, 0)
         delivery.frozen_here(0)
         delivery.actions()
@@ -373,7 +380,7 @@ class TestNotify:
 
     def test_inbox_is_taken_in_order_of_the_messages_c10(self) -> None:
         later = replace(NOTIFY, message_id="n2")
-        delivery = Delivery([BACKUP], inbox=[NOTIFY, later])
+        delivery = Delivery(known(BACKUP), inbox=[NOTIFY, later])
         for expected in (NOTIFY, later):
             delivery.receive("backup", "me", "", 0, 1)
             answer = only(delivery.actions(), Answer)
@@ -381,7 +388,7 @@ class TestNotify:
             assert answer.delivered.message == expected
 
     def test_holds_its_name_and_is_bounded(self) -> None:
-        delivery = Delivery([BACKUP], inbox=[NOTIFY] * INBOX_KEPT)
+        delivery = Delivery(known(BACKUP), inbox=[NOTIFY] * INBOX_KEPT)
         with pytest.raises(errors.FailedPrecondition):
             delivery.check_unregister("backup")
         delivery.reach(replace(NOTIFY, message_id="n2"), 0)
@@ -394,7 +401,7 @@ class TestNotify:
     def test_of_large_bodies_is_bounded_in_bytes(self) -> None:
         large = replace(NOTIFY, body=bytes(128 << 10))
         kept = INBOX_BYTES // len(large.body)
-        delivery = Delivery([BACKUP], inbox=[large] * (kept - 1))
+        delivery = Delivery(known(BACKUP), inbox=[large] * (kept - 1))
         delivery.reach(large, 0)
         assert none(delivery.actions(), TakeNotified)
         delivery.reach(replace(NOTIFY, message_id="n2"), 0)
@@ -409,7 +416,7 @@ class TestRestart:
     def restart(self, delivery: Delivery, now: float, registered: bool = True) -> Delivery:
         timers = delivery.timers(now)
         assert timers is not None
-        again = Delivery([BACKUP] if registered else [], timers=timers)
+        again = Delivery(known(BACKUP) if registered else known(), timers=timers)
         again.reach(FREEZE, 1000)
         again.frozen_here(1000)
         return again
@@ -448,7 +455,7 @@ class TestRestart:
     def test_unregistered_waits_on_unless_registered_meanwhile(
         self, registered: bool, phase: Phase
     ) -> None:
-        delivery = Delivery()
+        delivery = Delivery(known())
         delivery.reach(FREEZE, 0)
         delivery.frozen_here(0)
         again = self.restart(delivery, now=10, registered=registered)
@@ -457,7 +464,7 @@ class TestRestart:
         assert timers.phase is phase
 
     def test_timers_of_another_message_mean_nothing(self) -> None:
-        delivery = Delivery([BACKUP], timers=Timers("m0", Phase.FROZEN, 1, 1, "x", "", True))
+        delivery = Delivery(known(BACKUP), timers=Timers("m0", Phase.FROZEN, 1, 1, "x", "", True))
         delivery.reach(FREEZE, 0)
         delivery.frozen_here(0)
         timers = delivery.timers(0)
@@ -480,7 +487,7 @@ class TestRestart:
         assert delivery.actions() == []
 
     def test_no_timers_without_a_message(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         assert delivery.timers(0) is None
         delivery.reach(FREEZE, 0)
         assert delivery.timers(0) is None

@@ -10,7 +10,7 @@ from slackwater.ibc.actions import Answer, EndHold, Phase, Receiver, Record, Sto
 from slackwater.ibc.delivery import Delivery
 from slackwater.ibc.messages import Verdict, VerdictState
 from slackwater.ibc.names import Application
-from tests.unit.ibc.test_delivery import BACKUP, FREEZE, NOTIFY, none, only, standing_at
+from tests.unit.ibc.test_delivery import BACKUP, FREEZE, NOTIFY, known, none, only, standing_at
 
 TICK = 0.25
 
@@ -41,7 +41,7 @@ def restarted(delivery: Delivery, now: float) -> Delivery:
     """The same replica after its service was started again."""
     timers = delivery.timers(now)
     assert timers is not None and delivery.standing is not None
-    again = Delivery([BACKUP], timers=timers)
+    again = Delivery(known(BACKUP), timers=timers)
     again.reach(delivery.standing.message, 0)
     again.tick(0)
     return again
@@ -86,7 +86,7 @@ class TestGrace:
         assert verdict.frozen_seconds == 15
 
     def test_grace_is_a_setting(self) -> None:
-        delivery = Delivery([BACKUP], lease_grace=60)
+        delivery = Delivery(known(BACKUP), lease_grace=60)
         delivery.reach(FREEZE, 0)
         delivery.frozen_here(0)
         delivery.hold("backup", "me", "", 0)
@@ -143,7 +143,7 @@ class TestGrace:
         assert delivery.may_apply
 
     def test_holder_silent_before_the_message_does_not_get_it(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         delivery.tick(0)
         silent = delivery.hold("backup", "silent", "", 0)
         living = delivery.hold("backup", "living", "", 0)
@@ -232,7 +232,7 @@ class TestComingBack:
 
     def test_unknown_application_is_not_found(self) -> None:
         with pytest.raises(errors.NotFound):
-            Delivery().hold("backup", "me", "", 0)
+            Delivery(known()).hold("backup", "me", "", 0)
 
 
 class TestUnaryReceiversAndLeases:
@@ -262,7 +262,7 @@ class TestUnaryReceiversAndLeases:
         assert not delivery.may_apply, "the freeze timeout alone guards it"
 
     def test_notify_is_handed_to_a_waiting_lease_without_freezing(self) -> None:
-        delivery = Delivery([BACKUP])
+        delivery = Delivery(known(BACKUP))
         receiver = delivery.hold("backup", "me", "", 0)
         delivery.reach(NOTIFY, 1)
         answer = only(delivery.actions(), Answer)
@@ -310,7 +310,7 @@ class TestRestart:
     def test_holder_comes_back_before_or_after_the_replica_stands(self, early: bool) -> None:
         delivery, _ = held_at()
         timers = delivery.timers(1)
-        again = Delivery([BACKUP], timers=timers)
+        again = Delivery(known(BACKUP), timers=timers)
         backs = []
         if early:
             backs.append(again.hold("backup", "me", "m1", 0))
@@ -351,7 +351,7 @@ class TestRestart:
 
     def test_who_waits_to_come_back_is_told_when_it_ends_first(self) -> None:
         delivery, _ = held_at()
-        again = Delivery([BACKUP], timers=delivery.timers(1))
+        again = Delivery(known(BACKUP), timers=delivery.timers(1))
         back = again.hold("backup", "me", "m1", 0)
         again.log_use(0.9, 0)
         again.reach(FREEZE, 1)
@@ -362,7 +362,7 @@ class TestRestart:
 
     def test_only_one_of_two_that_wait_to_come_back_gets_it(self) -> None:
         delivery, _ = held_at()
-        again = Delivery([BACKUP], timers=delivery.timers(1))
+        again = Delivery(known(BACKUP), timers=delivery.timers(1))
         first = again.hold("backup", "a", "m1", 0)
         second = again.hold("backup", "b", "m1", 0)
         again.reach(FREEZE, 1)

@@ -13,7 +13,7 @@ from slackwater.ibc.messages import (
 )
 from slackwater.ibc.names import MAX_APPLICATIONS, Application, Applications
 
-APPLICATIONS = Applications([Application("backup", 0)])
+APPLICATIONS = Applications("demo", [Application("backup", 0)])
 SEND = Send("backup", body=b"x")
 
 
@@ -61,7 +61,9 @@ class TestVerdicts:
 
 class TestApplications:
     def test_at_most_32_names_for_a_group_and_side_c9(self) -> None:
-        applications = Applications([Application(f"a{n}", 0) for n in range(MAX_APPLICATIONS)])
+        applications = Applications(
+            "demo", [Application(f"a{n}", 0) for n in range(MAX_APPLICATIONS)]
+        )
         with pytest.raises(errors.FailedPrecondition) as caught:
             applications.check_register("one-more")
         assert caught.value.reason == "TOO_MANY_APPLICATIONS"
@@ -69,10 +71,10 @@ class TestApplications:
 
     def test_names_are_dns_labels(self) -> None:
         with pytest.raises(errors.InvalidRequest):
-            Applications().check_register("No")
+            Applications("demo").check_register("No")
 
     def test_registration_comes_and_goes(self) -> None:
-        applications = Applications()
+        applications = Applications("demo")
         assert applications.check_register("b")
         applications.add(Application("b", 1))
         applications.add(Application("a", 2))

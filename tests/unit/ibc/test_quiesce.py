@@ -9,7 +9,6 @@ from slackwater.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,
-    NotFound,
 )
 from slackwater.ibc import judging
 from slackwater.ibc.judging import Asked, check_asked, cut, judge
@@ -187,15 +186,18 @@ class TestBeginning:
         ],
     )
     def test_what_cannot_be_asked_is_refused_by_field(self, asked: Asked, said: str) -> None:
-        registered = Applications([Application("db", 1), Application("fs", 1)])
+        registered = Applications("demo", [Application("db", 1), Application("fs", 1)])
         with pytest.raises(InvalidRequest, match=said):
             check_asked(asked, registered)
 
     def test_names_at_the_limits_pass_and_unknown_ones_do_not(self) -> None:
-        registered = Applications([Application(f"a{n}", 1) for n in range(32)])
+        registered = Applications("demo", [Application(f"a{n}", 1) for n in range(32)])
         check_asked(Asked(tuple(f"a{n}" for n in range(32)), 3600.0, 3600.0), registered)
-        with pytest.raises(NotFound):
+        with pytest.raises(FailedPrecondition, match="not registered") as caught:
             check_asked(Asked(("db",)), registered)
+        assert caught.value.reason == "NO_AGENT"
+        with pytest.raises(InvalidRequest, match="is not a name"):
+            check_asked(Asked(("No",)), registered)
 
 
 class TestHeld:

@@ -61,7 +61,9 @@ def send(
     snapshot_id: Annotated[
         str | None,
         typer.Option(
-            help="With --behaviour snapshot: its name. [from the message's id]", metavar="NAME"
+            help="With --behaviour snapshot: its name; where it is taken, -LSN is added."
+            " [from the message's id]",
+            metavar="NAME",
         ),
     ] = None,
     deliver_timeout: Annotated[
@@ -142,6 +144,10 @@ def send(
     Ends with 7 if the message was placed but the quiesce around it is REVOKED, and with --wait also
     if a verdict is final and is not UNFROZEN, NOTIFIED or SNAPSHOTTED.
     """
+    if no_freeze and behaviour is Behaviour.SNAPSHOT:
+        raise usage(
+            "--no-freeze and --behaviour snapshot exclude each other", "Give one of the two"
+        )
     if no_freeze:
         behaviour = Behaviour.NOTIFY
     request = primary_pb2.SendMessageRequest(

@@ -1,6 +1,7 @@
 """Agents made by hand: they say exactly what a test tells them to."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Self
 
 import grpc
@@ -24,6 +25,8 @@ class Agent:
             group=group, application=application, kind=kind, host="here"
         )
         self._call = site.api.HoldQuiesce()
+        self._one_write = asyncio.Lock()  # gRPC takes one at a time
+        self._is_silent = False
         self._alive: asyncio.Task[None] | None = None
         self._queue: asyncio.Queue[api.HoldQuiesceResponse] = asyncio.Queue()
         self._reading: asyncio.Task[None] | None = None
@@ -55,8 +58,7 @@ class Agent:
 
     def fall_silent(self) -> None:
         """Give no sign of life any more."""
-        if self._alive is not None:
-            self._alive.cancel()
+        self._is_silent = True  # to cancel a write would end the call
 
     async def end(self) -> grpc.StatusCode:
         """Wait for the Primary to end the session; return the status."""
@@ -65,9 +67,11 @@ class Agent:
         return code
 
     async def _live(self) -> None:
-        while True:
-            await self._call.write(SIGN)
-            await asyncio.sleep(0.2)
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+            while not self._is_silent:
+                async with self._one_write:
+                    await self._call.write(SIGN)
+                await asyncio.sleep(0.2)
 
     async def _read(self) -> None:
         while True:
@@ -91,7 +95,8 @@ class Agent:
 
     async def say(self, **message: Any) -> None:
         """Say one thing."""
-        await self._call.write(api.HoldQuiesceRequest(**message))
+        async with self._one_write:
+            await self._call.write(api.HoldQuiesceRequest(**message))
 
     async def quiesced(self, hold_id: str, answer: str = "held") -> None:
         said = api.HoldQuiesceRequest.Quiesced(hold_id=hold_id, answer=answer)

@@ -288,7 +288,7 @@ class TestNothingPlaced:
         [
             ({"applications": []}, Code.INVALID_ARGUMENT, "quiesce.applications"),
             ({"applications": ["db", "db"]}, Code.INVALID_ARGUMENT, "twice"),
-            ({"applications": ["nobody"]}, Code.NOT_FOUND, "nobody"),
+            ({"applications": ["nobody"]}, Code.FAILED_PRECONDITION, "ibc register demo nobody"),
             ({"applications": ["fs"]}, Code.FAILED_PRECONDITION, "slackwater agent"),
             ({"applications": ["db", "fs"]}, Code.FAILED_PRECONDITION, "'fs'"),
             ({"timeout": 0.0}, Code.INVALID_ARGUMENT, "quiesce.timeout"),

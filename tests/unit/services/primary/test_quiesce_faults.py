@@ -250,12 +250,18 @@ async def test_snapshot_message_names_its_snapshot(tmp_path: Path) -> None:
             snapshot_id="nightly-1",
         )
         request.freeze_timeout.FromSeconds(5)
+        text = await refused(site.api.SendMessage(request), Code.INVALID_ARGUMENT)
+        assert "freeze_timeout" in text
+        request.ClearField("freeze_timeout")
         await site.api.SendMessage(request)
         request.ClearField("snapshot_id")
-        request.ClearField("freeze_timeout")
         await site.api.SendMessage(request)
         named, made = records(site, record.KIND_IBC_MESSAGE)
         assert named.snapshot_id == "nightly-1"
         assert made.snapshot_id == f"ibc-{made.message_id[:13]}"
-        assert (named.freeze_timeout_chosen, made.freeze_timeout_chosen) == (True, False)
+        request.behaviour = common_pb2.MESSAGE_BEHAVIOUR_FREEZE
+        request.freeze_timeout.FromSeconds(5)
+        await site.api.SendMessage(request)
+        chosen = records(site, record.KIND_IBC_MESSAGE)[-1]
+        assert (chosen.freeze_timeout_chosen, made.freeze_timeout_chosen) == (True, False)
         assert not named.fenced, "a fence is the default only with a quiesce (C2)"

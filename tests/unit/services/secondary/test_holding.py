@@ -39,14 +39,20 @@ class Holder:
         self.opening = Request.Open(
             **{"group": GROUP, "application": APPLICATION, "holder": "me", **fields}
         )
+        self.one_write = asyncio.Lock()
         self.beating: asyncio.Task[None] | None = None
 
+    async def write(self, request: Request) -> None:
+        """Say one thing; gRPC takes one at a time."""
+        async with self.one_write:
+            await self.call.write(request)
+
     async def open(self) -> "Holder":
-        await self.call.write(Request(open=self.opening))
+        await self.write(Request(open=self.opening))
         return self
 
     async def beat(self) -> None:
-        await self.call.write(Request(heartbeat=Request.Heartbeat()))
+        await self.write(Request(heartbeat=Request.Heartbeat()))
 
     async def live(self) -> "Holder":
         """Open it, and show signs of life from now on."""
@@ -108,7 +114,7 @@ async def test_lease_gets_the_message_and_its_unfreeze_thaws(tmp_path: Path) -> 
         shown = await freeze(site)
         assert shown.leased and shown.holder == "me" and not shown.HasField("deadline")
         await holder.until("heartbeat")
-        await holder.call.write(Request(unfreeze=Request.Unfreeze()))
+        await holder.write(Request(unfreeze=Request.Unfreeze()))
         thawed = (await holder.until("thawed")).thawed
         assert thawed.state == common_pb2.VERDICT_STATE_UNFROZEN
         assert thawed.frozen_for.ToNanoseconds() > 0
@@ -175,7 +181,7 @@ async def test_lease_lives_through_a_restart_of_the_secondary_c15(tmp_path: Path
             assert (await freeze(site)).leased
         back = await Holder(site, message=M1).live()
         assert (await back.until("delivered")).delivered.redelivered
-        await back.call.write(Request(unfreeze=Request.Unfreeze()))
+        await back.write(Request(unfreeze=Request.Unfreeze()))
         assert (await back.until("thawed")).thawed.state == common_pb2.VERDICT_STATE_UNFROZEN
 
 
@@ -325,7 +331,7 @@ async def test_bad_words_in_the_middle_end_the_stream_not_the_freeze(tmp_path: P
         for bad in (Request(open=Request.Open(group=GROUP, application=APPLICATION)), Request()):
             holder = await Holder(site).open()
             await holder.until("delivered")
-            await holder.call.write(bad)
+            await holder.write(bad)
             assert await holder.ends() is Code.INVALID_ARGUMENT
             await until(lambda: not has_stream(site))
             assert (await freeze(site)).leased, "its holder may come back within the grace"
@@ -338,7 +344,7 @@ async def test_unfreeze_before_the_message_is_refused(tmp_path: Path) -> None:
         site.register()
         holder = await Holder(site).open()
         await holder.until("heartbeat")
-        await holder.call.write(Request(unfreeze=Request.Unfreeze()))
+        await holder.write(Request(unfreeze=Request.Unfreeze()))
         assert await holder.ends() is Code.INVALID_ARGUMENT
 
 
@@ -347,7 +353,7 @@ async def test_half_closed_stream_after_the_unfreeze_still_hears_the_end(tmp_pat
     async with frozen(tmp_path) as (site, _, _):
         holder = await Holder(site).open()
         await holder.until("delivered")
-        await holder.call.write(Request(unfreeze=Request.Unfreeze()))
+        await holder.write(Request(unfreeze=Request.Unfreeze()))
         await holder.call.done_writing()
         assert (await holder.until("thawed")).thawed.state == common_pb2.VERDICT_STATE_UNFROZEN
 
