@@ -15,6 +15,7 @@ to a gRPC code and `slackwater.nbd` to an errno; both tables are tested to be to
     * Fenced                 a higher epoch is known
     * NoSpace                no room, for now
     * QuotaExceeded          the caller's certificate grants fewer bytes
+    * LimitReached           as much of something is in use as the settings allow
     * LogCorrupt             durable log bytes are damaged
     * DataCorrupt            other durable bytes are damaged
     * StorageFailed          the storage reported an error
@@ -170,6 +171,18 @@ class QuotaExceeded(SlackwaterError):
             f"{field}: {self.problem}",
             "Delete volumes that are not needed, or have a certificate with a larger quota issued",
         )
+
+
+class LimitReached(SlackwaterError):
+    """As much of something is in use as the settings allow; nothing was begun."""
+
+    reason = "LIMIT_REACHED"
+
+    def __init__(self, what: str, limit: int, next_step: str) -> None:
+        """Name what there is too much of, its bound, and the way out."""
+        self.what = what
+        self.limit = limit
+        super().__init__(f"{what}: all {limit} are in use", next_step)
 
 
 class LogCorrupt(SlackwaterError):

@@ -38,6 +38,7 @@ ERRNOS: Final[dict[type[errors.SlackwaterError], int]] = {
     errors.Fenced: errno.EPERM,
     errors.NoSpace: errno.ENOSPC,
     errors.QuotaExceeded: errno.EDQUOT,
+    errors.LimitReached: errno.ENOSPC,
     errors.LogCorrupt: errno.EIO,
     errors.DataCorrupt: errno.EIO,
     errors.StorageFailed: errno.EIO,

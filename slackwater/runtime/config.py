@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from slackwater.log.segment import MAX_LOG_BYTES, MIN_LOG_BYTES
+from slackwater.runtime.limits import ServerLimits
 from slackwater.runtime.tls import TlsFiles
 
 ENVIRONMENT_PREFIX = "SLACKWATER_"
@@ -119,6 +120,10 @@ class BaseServiceConfig(BaseSettings):
     log_format: Literal["json", "text"] = Field("json", description="form of the log")
     grace_seconds: Seconds = Field(20.0, description="time that draining may take after SIGTERM")
     max_calls: int = Field(256, ge=1, description="gRPC calls served at the same time")
+    max_connections: int = Field(256, ge=1, description="gRPC connections at the same time")
+    calls_per_connection: int = Field(
+        100, ge=1, description="gRPC calls of one connection at the same time"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -144,6 +149,11 @@ class BaseServiceConfig(BaseSettings):
         if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
+
+    @property
+    def limits(self) -> ServerLimits:
+        """What gRPC peers may hold of the service."""
+        return ServerLimits(self.max_calls, self.calls_per_connection, self.max_connections)
 
     def guarded_addresses(self) -> dict[str, str]:
         """Addresses, by setting, that must not be plaintext beyond loopback."""

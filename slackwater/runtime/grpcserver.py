@@ -15,6 +15,7 @@ from slackwater.errors import FailedPrecondition
 from slackwater.runtime import client
 from slackwater.runtime.health import Health
 from slackwater.runtime.interceptor import CallInterceptor
+from slackwater.runtime.limits import ServerLimits
 from slackwater.runtime.metrics import Metrics
 from slackwater.runtime.tls import CertificateStore, server_credentials
 
@@ -38,7 +39,7 @@ Register = Callable[[grpc.aio.Server], None]
 
 
 def make_server(
-    metrics: Metrics, health: Health, service_names: Sequence[str], *, max_calls: int
+    metrics: Metrics, health: Health, service_names: Sequence[str], limits: ServerLimits
 ) -> grpc.aio.Server:
     """A server with health and reflection; the caller adds its servicers and binds it.
 
@@ -46,14 +47,13 @@ def make_server(
         metrics: Where calls are counted.
         health: What the service says of itself.
         service_names: Full names of the services, for reflection.
-        max_calls: Calls at one time; more are refused with RESOURCE_EXHAUSTED.
+        limits: What its peers may hold of it.
     """
     server = grpc.aio.server(
         # Every handler is a coroutine; the pool is only for what the library itself offloads.
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="grpc"),
-        interceptors=[CallInterceptor(metrics)],
-        options=SERVER_OPTIONS,
-        maximum_concurrent_rpcs=max_calls,
+        interceptors=[CallInterceptor(metrics, limits)],
+        options=[*SERVER_OPTIONS, *limits.options()],
     )
     health.register(server)
     _add_reflection(server, service_names)
@@ -62,7 +62,10 @@ def make_server(
 
 def make_health_server(health: Health) -> grpc.aio.Server:
     """A server of `grpc.health.v1.Health` alone, for probes, which know no TLS."""
-    server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=64)
+    limits = ServerLimits(calls=64, calls_per_connection=8, connections=64, idle_seconds=60.0)
+    server = grpc.aio.server(
+        options=[*SERVER_OPTIONS, *limits.options()], maximum_concurrent_rpcs=limits.calls
+    )
     health.register(server)
     return server
 

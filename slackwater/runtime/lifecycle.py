@@ -80,7 +80,7 @@ class Service:
     def serve(self, register: grpcserver.Register, service_names: Sequence[str]) -> None:
         """Add the gRPC server as a part: `register` puts the servicers on it."""
         server = grpcserver.make_server(
-            self.metrics, self.health, service_names, max_calls=self.config.max_calls
+            self.metrics, self.health, service_names, self.config.limits
         )
         register(server)
 

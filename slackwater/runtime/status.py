@@ -35,6 +35,7 @@ CODES: Mapping[type[errors.SlackwaterError], grpc.StatusCode] = {
     errors.Fenced: grpc.StatusCode.ABORTED,
     errors.NoSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.LimitReached: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.LogCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.DataCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.StorageFailed: grpc.StatusCode.UNAVAILABLE,

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from slackwater.errors import FailedPrecondition, InvalidRequest
 from slackwater.runtime import client, grpcserver, roles, status
 from slackwater.runtime.health import Health
+from slackwater.runtime.limits import ServerLimits
 from slackwater.runtime.metrics import Metrics
 from slackwater.runtime.tls import CertificateStore
 from slackwater.v1 import primary_pb2, primary_pb2_grpc
@@ -79,7 +80,7 @@ class Running:
 async def running(certificates: CertificateStore | None = None) -> AsyncIterator[Running]:
     metrics, health = Metrics("primary"), Health()
     await health.start()
-    server = grpcserver.make_server(metrics, health, [SERVICE], max_calls=8)
+    server = grpcserver.make_server(metrics, health, [SERVICE], ServerLimits(calls=8))
     primary_pb2_grpc.add_PrimaryServiceServicer_to_server(Servicer(), server)
     address = grpcserver.bind(server, "127.0.0.1:0", certificates)
     await server.start()

@@ -21,6 +21,7 @@ EXAMPLES: list[tuple[errors.SlackwaterError, grpc.StatusCode]] = [
     (errors.Fenced(3, 2), grpc.StatusCode.ABORTED),
     (errors.NoSpace("the log"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.QuotaExceeded("size", "lab", 9, 5, 6), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.LimitReached("gRPC calls", 8, "Wait"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.LogCorrupt("000000000001.seg", 4096, "chain"), grpc.StatusCode.DATA_LOSS),
     (errors.DataCorrupt("overlay", "crc"), grpc.StatusCode.DATA_LOSS),
     (errors.StorageFailed("log/1.seg", "sync", 5), grpc.StatusCode.UNAVAILABLE),

@@ -24,6 +24,7 @@ from slackwater.record import KNOWN_KINDS
 from slackwater.runtime import grpcserver, logs
 from slackwater.runtime.config import PrimaryConfig, parse_arguments
 from slackwater.runtime.health import Health
+from slackwater.runtime.limits import ServerLimits
 from slackwater.runtime.metrics import Metrics
 from slackwater.storage.real import RealStorage
 from slackwater.v1 import (
@@ -145,7 +146,7 @@ class Site:
         given = ["--data-dir", str(self.path), "--log-bytes", "64MiB", "--segment-bytes", "8MiB"]
         config = parse_arguments(PrimaryConfig, given)
         self._server = grpcserver.make_server(
-            Metrics("primary"), Health(), ["slackwater.v1.PrimaryService"], max_calls=64
+            Metrics("primary"), Health(), ["slackwater.v1.PrimaryService"], ServerLimits(calls=64)
         )
         servicer = PrimaryServicer(self.node, config)
         primary_pb2_grpc.add_PrimaryServiceServicer_to_server(servicer, self._server)

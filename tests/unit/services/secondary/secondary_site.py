@@ -25,6 +25,7 @@ from slackwater.position import Position
 from slackwater.record import KNOWN_KINDS
 from slackwater.runtime import grpcserver, logs
 from slackwater.runtime.health import Health
+from slackwater.runtime.limits import ServerLimits
 from slackwater.runtime.metrics import Metrics
 from slackwater.storage.real import RealStorage
 from slackwater.v1 import replication_pb2, secondary_pb2_grpc
@@ -94,7 +95,7 @@ class Site:
         endpoints.add_tcp(f"127.0.0.1:{self.nbd_address[1]}", secure=False)
         servicer = SecondaryServicer(self.node, storage, endpoints)
         self._server = grpcserver.make_server(
-            Metrics("secondary"), Health(), [replication.SERVICE], max_calls=64
+            Metrics("secondary"), Health(), [replication.SERVICE], ServerLimits(calls=64)
         )
         secondary_pb2_grpc.add_SecondaryServiceServicer_to_server(servicer, self._server)
         self._server.add_generic_rpc_handlers((replication.handlers(self.node),))
