@@ -50,7 +50,10 @@ class Secondary:
         tls = service.certificates
         self._nbd = Server(
             self._node.access,
-            settings=Settings(connection_limit=config.nbd_connections),
+            settings=Settings(
+                connection_limit=config.nbd_connections,
+                host_limit=config.nbd_connections_per_host,
+            ),
             tls_context=None if tls is None else tls.server_context(),
         )
         self._node.server = self._nbd

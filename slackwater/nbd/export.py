@@ -149,3 +149,8 @@ class Peer:
     is_local: bool = False
     is_secure: bool = False
     certificate: Mapping[str, Any] | None = None
+
+    @property
+    def host(self) -> str:
+        """The machine it calls from, or ``unix``."""
+        return self.address if self.is_local else self.address.rpartition(":")[0]

@@ -33,7 +33,7 @@ class Counters:
     Attributes:
         open_connections: clients at this moment.
         accepted: connections taken, ever.
-        refused: connections hung up on because of the limit.
+        refused: connections hung up on because of a limit, by the limit's name.
         requests: by the command's name (``wire.COMMAND_NAMES``, and ``unknown``).
         bytes_read: bytes of READs answered well.
         bytes_written: bytes of WRITEs answered well.
@@ -41,7 +41,7 @@ class Counters:
 
     open_connections: int
     accepted: int
-    refused: int
+    refused: dict[str, int]
     requests: dict[str, int]
     bytes_read: int
     bytes_written: int
@@ -75,7 +75,7 @@ class Server:
         self._connections: dict[Connection, threading.Thread] = {}
         self._is_stopping = threading.Event()
         self._accepted = 0
-        self._refused = 0
+        self._refused = {"total": 0, "host": 0}
         self._past_requests = [0] * (len(wire.COMMAND_NAMES) + 1)
         self._past_read = 0
         self._past_written = 0
@@ -162,7 +162,7 @@ class Server:
             return Counters(
                 len(self._connections),
                 self._accepted,
-                self._refused,
+                dict(self._refused),
                 dict(zip((*wire.COMMAND_NAMES, "unknown"), requests, strict=True)),
                 read,
                 written,
@@ -198,19 +198,27 @@ class Server:
             target=self._serve, args=(connection,), name="nbd-connection", daemon=True
         )
         with self._lock:
-            is_refused = (
-                self._is_stopping.is_set()
-                or len(self._connections) >= self._settings.connection_limit
-            )
-            if is_refused:
-                self._refused += 1
-            else:
+            is_welcome = not self._is_stopping.is_set()
+            limit = self._limit_reached(connection.peer)
+            if limit is not None:
+                self._refused[limit] += 1
+                is_welcome = False
+            if is_welcome:
                 self._accepted += 1
                 self._connections[connection] = thread
-        if is_refused:
-            sock.close()
-        else:
+        if is_welcome:
             thread.start()
+        else:
+            sock.close()
+
+    def _limit_reached(self, peer: Peer) -> str | None:
+        """The limit that one more client would break; with the lock held."""
+        if len(self._connections) >= self._settings.connection_limit:
+            return "total"
+        if peer.is_local:
+            return None  # whoever may open the socket is trusted with all of it
+        same = sum(one.peer.host == peer.host for one in self._connections)
+        return "host" if same >= self._settings.host_limit else None
 
     def _serve(self, connection: Connection) -> None:
         try:

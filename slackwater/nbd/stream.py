@@ -26,6 +26,7 @@ class Settings:
 
     Attributes:
         connection_limit: clients at the same time; one more is hung up on.
+        host_limit: clients of one host at the same time, over TCP; one more is hung up on.
         handshake_seconds: a negotiation that takes longer is ended.
         stall_seconds: how long a half-received request, or an answer that the client does not
             take, may stand still. A connection between requests may stay for ever.
@@ -36,6 +37,7 @@ class Settings:
     """
 
     connection_limit: int = 64
+    host_limit: int = 48
     handshake_seconds: float = 10.0
     stall_seconds: float = 60.0
     least_bytes_per_second: int = 256 << 10

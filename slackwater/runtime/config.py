@@ -185,6 +185,9 @@ class _StorageServiceConfig(BaseServiceConfig):
     nbd_listen: Address = Field("127.0.0.1:0", description="host:port of NBD")
     nbd_socket: SocketPath = Field(None, description="unix socket of NBD")
     nbd_connections: int = Field(64, ge=1, description="NBD clients at the same time")
+    nbd_connections_per_host: int = Field(
+        48, ge=1, description="NBD clients of one host over TCP at the same time"
+    )
     log_bytes: LogBytes = Field(
         ByteSize(1024 * _MIB), description="log of a new group, if its creator names no size"
     )

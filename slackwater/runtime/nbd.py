@@ -38,6 +38,14 @@ def families(server: Server | None) -> Iterable[Metric]:
     connections = GaugeMetricFamily("slackwater_nbd_connections", "NBD clients connected.")
     connections.add_metric([], counters.open_connections)
     yield connections
+    refused = CounterMetricFamily(
+        "slackwater_nbd_refused",
+        "NBD clients hung up on because of a limit: total, or of one host.",
+        labels=["limit"],
+    )
+    for limit, count in counters.refused.items():
+        refused.add_metric([limit], count)
+    yield refused
     requests = CounterMetricFamily("slackwater_nbd_requests", "NBD requests.", labels=["command"])
     for command, count in counters.requests.items():
         requests.add_metric([command], count)
