@@ -283,6 +283,9 @@ class SecondaryGroup:
     def welcome(self, hello: HelloInfo) -> Opened:
         """Make the replica ready for a new stream and say where it stands. In a thread (D15)."""
         replica = self.replica
+        if hello.epoch > replica.database.identity().epoch:
+            # Durable before Welcome: a restart must not let the Primary before this one write.
+            replica.database.raise_epoch(hello.epoch)
         replica.new_stream(hello.link)
         row = replica.database.sync()
         running = None

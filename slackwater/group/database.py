@@ -136,6 +136,11 @@ class GroupDatabase(LinkTable, MessageTable, SnapshotTable, StartTable):
                 (epoch, position.lsn, position.chain, began_ns),
             )
 
+    def raise_epoch(self, epoch: int) -> None:
+        """Remember that an epoch was claimed, before the log shows anything of it (I11)."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE identity SET epoch = ? WHERE epoch < ?", (epoch, epoch))
+
     def epochs(self) -> list[tuple[int, int]]:
         """Return (epoch, lsn after which it began), oldest first."""
         return [

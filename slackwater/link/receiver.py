@@ -58,6 +58,8 @@ Response = replication_pb2.ReplicateResponse
 _Reject = replication_pb2.Reject
 HEARTBEAT_SECONDS = 1.0
 SILENCE_SECONDS = 15.0
+MAX_EPOCH = (1 << 63) - 1
+"""What group.db keeps."""
 MAX_REQUEST_BYTES = MAX_APPEND + (64 << 10)
 
 
@@ -150,8 +152,8 @@ class LinkReceiver:
                 f" this Secondary version {PROTOCOL_VERSION}",
                 "Upgrade Secondaries first",
             )
-        if not hello.epoch:
-            raise errors.InvalidRequest("hello.epoch", "is 0")
+        if not 0 < hello.epoch <= MAX_EPOCH:
+            raise errors.InvalidRequest("hello.epoch", f"{hello.epoch} is not 1 to {MAX_EPOCH}")
         self.hello = HelloInfo(
             group_uid=uuid.UUID(bytes=hello.group_uid),
             group=check_label("hello.group", hello.group),

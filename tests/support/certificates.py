@@ -15,6 +15,11 @@ from slackwater.runtime.tls import TlsFiles
 _BEFORE = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _AFTER = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 
+EXPIRED = (_BEFORE, datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC))
+"""A time of validity that is over."""
+NOT_YET_VALID = (datetime.datetime(2119, 1, 1, tzinfo=datetime.UTC), _AFTER)
+"""A time of validity that has not begun."""
+
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
@@ -47,7 +52,13 @@ class Authority:
         self.path = self.directory / f"{self.name}.pem"
         self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *uris: str, into: str | None = None) -> TlsFiles:
+    def issue(
+        self,
+        name: str,
+        *uris: str,
+        into: str | None = None,
+        valid: tuple[datetime.datetime, datetime.datetime] = (_BEFORE, _AFTER),
+    ) -> TlsFiles:
         """A certificate for 127.0.0.1 and localhost with these URIs; `into` names the files."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = [
@@ -56,7 +67,7 @@ class Authority:
             *map(x509.UniformResourceIdentifier, uris),
         ]
         certificate = (
-            self._builder(name, key.public_key())
+            self._builder(name, key.public_key(), valid)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
             .sign(self.key, hashes.SHA256())
         )
@@ -66,13 +77,18 @@ class Authority:
         files.key.write_bytes(_pem(key))
         return files
 
-    def _builder(self, name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self,
+        name: str,
+        key: ec.EllipticCurvePublicKey,
+        valid: tuple[datetime.datetime, datetime.datetime] = (_BEFORE, _AFTER),
+    ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(_name(name))
             .issuer_name(_name(self.name))
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(_BEFORE)
-            .not_valid_after(_AFTER)
+            .not_valid_before(valid[0])
+            .not_valid_after(valid[1])
         )
