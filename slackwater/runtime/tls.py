@@ -79,7 +79,7 @@ class CertificateStore:
         """A context for one TLS connection over a socket to a server that proves its name."""
         context = ssl.create_default_context(cafile=str(self._files.authority))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self._files.certificate, self._files.key)
+        context.load_cert_chain(self._files.certificate, self._files.key, _no_passphrase)
         return context
 
     def _choose(
@@ -105,7 +105,7 @@ class CertificateStore:
     def _load_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self._files.certificate, self._files.key)
+        context.load_cert_chain(self._files.certificate, self._files.key, _no_passphrase)
         context.load_verify_locations(self._files.authority)
         context.verify_mode = ssl.CERT_REQUIRED
         return context
@@ -127,6 +127,11 @@ class CertificateStore:
         except OSError:
             return None
         return tuple((entry.st_mtime_ns, entry.st_size, entry.st_ino) for entry in found)
+
+
+def _no_passphrase() -> str:
+    """Refuse an encrypted key; OpenSSL would ask for its passphrase at a terminal, and wait."""
+    raise ssl.SSLError("the key has a passphrase; store it without one, readable by this user only")
 
 
 def server_credentials(store: CertificateStore) -> grpc.ServerCredentials:

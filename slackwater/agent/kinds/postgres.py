@@ -44,9 +44,8 @@ class Postgres:
         try:
             driver.conninfo.conninfo_to_dict(self._dsn)
         except driver.ProgrammingError as error:
-            # Not the string itself: it may hold a password.
             raise KindFailed(
-                f"the connection string cannot be read: {str(error).splitlines()[0]}"
+                f"the connection string cannot be read: {_without_quotations(str(error))}"
             ) from None
 
     def undo(self, request: Request) -> Undo | None:
@@ -140,6 +139,15 @@ def _driver() -> ModuleType:
             "kind postgres needs psycopg; install it: pip install 'slackwater[postgres]'"
         ) from error
     return psycopg
+
+
+def _without_quotations(said: str) -> str:
+    """What libpq says of a string without the parts it quotes, which may be of a password."""
+    first, quote, rest = said.partition('"')
+    if not quote:
+        return said.splitlines()[0]
+    last = rest.rpartition('"')[2].splitlines()
+    return f'{first}"..."{last[0] if last else ""}'
 
 
 @contextlib.contextmanager

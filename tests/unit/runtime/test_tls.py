@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from slackwater.errors import FailedPrecondition
 from slackwater.runtime import roles, tls
@@ -76,6 +77,20 @@ def test_unusable_file_at_start_is_refused_by_name(tmp_path: Path, broken: str) 
     path: Path = getattr(files, broken)
     path.write_text("nonsense")
     with pytest.raises(FailedPrecondition, match=str(path)):
+        CertificateStore(files)
+
+
+def test_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("server")
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    files.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"hunter2"),
+        )
+    )
+    with pytest.raises(FailedPrecondition, match="has a passphrase"):
         CertificateStore(files)
 
 
