@@ -13,8 +13,13 @@ import pytest
 
 from tests.support import agents
 from tests.support.agents import AgentProcess
-from tests.support.commands import Pair
+from tests.support.commands import AT_ONCE_SECONDS, Pair
 from tests.support.scripted_primary import Conversation, ScriptedPrimary, eventually
+
+GUARD_SECONDS = 1.0
+"""What a guard leaves its agent after `max_hold`."""
+RETRY_SECONDS = 30.0
+"""The longest pause between two tries of a resume."""
 
 
 @pytest.fixture
@@ -69,7 +74,7 @@ def test_killed_agent_leaves_the_resume_to_its_guard(
 ) -> None:
     session = hold(primary, pair)
     agent.kill()
-    eventually("the application goes on", lambda: not pair.is_held())
+    pair.goes_on()
     assert session.is_over.wait(30), "the Primary learns by the end of the stream"
     eventually("the record says so", lambda: "gone" in agent.record.read_text())
     assert json.loads(agent.record.read_text())["resumed_by"] == "guard"
@@ -81,6 +86,7 @@ def test_killed_guard_ends_the_hold(
 ) -> None:
     session = hold(primary, pair)
     os.kill(agent.guard(), signal.SIGKILL)
+    pair.goes_on()
     answer = session.answer()
     assert not answer.unbroken and "the guard ended" in answer.answer
     assert not pair.is_held()
@@ -112,7 +118,7 @@ def test_hung_agent_is_overtaken_by_its_guard_at_the_deadline(
 ) -> None:
     session = hold(primary, pair, max_hold=1.0)
     agent.signal(signal.SIGSTOP)
-    eventually("the application goes on", lambda: not pair.is_held())
+    pair.goes_on(within=1.0 + GUARD_SECONDS)
     session.resume()
     agent.signal(signal.SIGCONT)
     answer = session.answer()
@@ -125,6 +131,7 @@ def test_agent_resumes_by_itself_at_max_hold(
     primary: ScriptedPrimary, agent: AgentProcess, pair: Pair
 ) -> None:
     session = hold(primary, pair, max_hold=0.5)
+    pair.goes_on(within=0.5 + AT_ONCE_SECONDS)
     answer = session.answer()
     assert not answer.unbroken and "max_hold" in answer.answer
     assert not pair.is_held()
@@ -137,7 +144,7 @@ def test_agent_resumes_when_the_primary_is_gone(
 ) -> None:
     session = hold(primary, pair)
     session.end()
-    eventually("the application goes on", lambda: not pair.is_held())
+    pair.goes_on()
     again = primary.session()
     again.hold("h2")
     assert again.answer().hold_id == "h2"
@@ -151,7 +158,7 @@ def test_agent_resumes_when_the_primary_is_silent(tmp_path: Path, pair: Pair) ->
     ):
         session = hold(primary, pair)
         session.is_silent.set()
-        eventually("the application goes on", lambda: not pair.is_held())
+        pair.goes_on(within=1.0 + AT_ONCE_SECONDS)
         agent.wait_says("silent for 1 s")
         session.end()
 
@@ -177,7 +184,7 @@ def test_agent_that_cannot_resume_keeps_trying(primary: ScriptedPrimary, tmp_pat
         assert "not over" in session.answer().problem, "no other hold meanwhile"
         assert agent.record.exists()
         (tmp_path / "mended").touch()
-        eventually("the application goes on", lambda: not pair.is_held())
+        pair.goes_on(within=RETRY_SECONDS)
         answer = session.answer()
         assert answer.hold_id == "h1" and not answer.unbroken
 

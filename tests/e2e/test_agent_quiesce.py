@@ -24,12 +24,15 @@ import pytest
 from slackwater.v1 import common_pb2, primary_pb2, record_pb2, resources_pb2
 from tests.support import agents
 from tests.support.agents import AgentProcess
-from tests.support.commands import Pair
+from tests.support.commands import AT_ONCE_SECONDS, Pair
 from tests.support.cut_wire import CutWire
 from tests.support.processes import GROUP, Cluster
 from tests.support.scripted_primary import eventually
 
 CALL_SECONDS = 60.0
+GRACE_SECONDS = 2.0
+GUARD_SECONDS = 1.0
+"""What a guard leaves its agent after `max_hold`."""
 SLOW = "slow"
 CONFIRMED = record_pb2.Outcome.STATE_CONFIRMED
 REVOKED = record_pb2.Outcome.STATE_REVOKED
@@ -42,7 +45,7 @@ Answer = Future[primary_pb2.SendMessageResponse]
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One pair of sites for all tests; the Primary takes a silent agent for dead after 2 s."""
-    arguments = {"primary": ["--agent-grace-seconds", "2"]}
+    arguments = {"primary": ["--agent-grace-seconds", f"{GRACE_SECONDS:g}"]}
     with Cluster(tmp_path_factory.mktemp("sites"), arguments=arguments) as services:
         yield services.replicate(data=8 << 20)
 
@@ -206,12 +209,13 @@ def test_hold_that_breaks_before_the_message_leaves_none(
     with stage.agent() as agent, stage.slow_agent():
         answer = stage.hold_while_slow()
         end(agent)
+        if end is not kill_both:
+            stage.pair.goes_on()
         error = refused(answer)
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert stage.name in str(error), error
         assert not stage.messages()
         if end is not kill_both:
-            eventually("the application goes on", lambda: not stage.pair.is_held())
             return
     assert stage.pair.is_held()
     with stage.agent():
@@ -234,10 +238,7 @@ def test_agent_that_dies_while_it_resumes_revokes_the_point(
         assert stage.pair.is_held()
         stage.resume_gate.touch()
         if end is not kill_both:
-            eventually(
-                "its guard, or the program that the hung one had begun, resumes",
-                lambda: not stage.pair.is_held(),
-            )
+            stage.pair.goes_on()  # by its guard, or the program that the hung one had begun
     with stage.agent():
         stage.wait_sessions(stage.name)
         assert not stage.pair.is_held()
@@ -266,7 +267,7 @@ def test_agent_that_hangs_before_the_message_leaves_none_and_its_guard_resumes(
         error = refused(answer)
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert not stage.messages()
-        eventually("its guard resumes", lambda: not stage.pair.is_held())
+        stage.pair.goes_on(within=4.0 + GUARD_SECONDS)
 
 
 def test_killed_primary_lets_the_application_go_and_places_nothing(stage: Stage) -> None:
@@ -274,7 +275,7 @@ def test_killed_primary_lets_the_application_go_and_places_nothing(stage: Stage)
         answer = stage.hold_while_slow()
         stage.site.primary.kill()
         refused(answer)
-        eventually("the application goes on", lambda: not stage.pair.is_held())
+        stage.pair.goes_on()
         stage.site.primary.start(same_ports=True)
         assert not stage.messages()
         stage.wait_sessions(stage.name, SLOW)
@@ -286,7 +287,7 @@ def test_killed_primary_revokes_what_it_had_placed_once_it_is_back(stage: Stage)
         stage.site.primary.kill()
         refused(answer)
         stage.resume_gate.touch()
-        eventually("the application goes on", lambda: not stage.pair.is_held())
+        stage.pair.goes_on()
         stage.site.primary.start(same_ports=True)
         assert stage.judged().outcome == REVOKED
         stage.wait_sessions(stage.name)
@@ -300,7 +301,7 @@ def test_network_that_is_gone_ends_a_hold_on_both_sides(stage: Stage) -> None:
     ):
         answer = stage.hold_while_slow()
         wire.cut()
-        eventually("the application goes on", lambda: not stage.pair.is_held())
+        stage.pair.goes_on(within=GRACE_SECONDS + AT_ONCE_SECONDS)
         agent.wait_says("silent for 2 s")
         error = refused(answer)
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -315,7 +316,7 @@ def test_network_that_is_gone_during_the_resume_revokes_the_point(stage: Stage) 
         wire.cut()
         assert answer.result(CALL_SECONDS).message.outcome == REVOKED
         stage.resume_gate.touch()
-        eventually("the application goes on", lambda: not stage.pair.is_held())
+        stage.pair.goes_on()
         wire.mend()
         assert stage.judged().outcome == REVOKED, "a late answer does not better it"
 
@@ -325,7 +326,7 @@ def test_hold_past_max_hold_is_ended_by_the_agent(stage: Stage) -> None:
         stage.wait_sessions(stage.name, SLOW)
         answer = stage.send(stage.name, SLOW, max_hold=0.5)
         refused(answer)
-        eventually("the application goes on", lambda: not stage.pair.is_held())
+        stage.pair.goes_on()
         assert stage.pair.count("quiesce") == 1 and not stage.messages()
 
 
@@ -365,7 +366,7 @@ def test_quiesce_that_hangs_times_out_and_is_undone(stage: Stage) -> None:
         error = refused(stage.send(stage.name, SLOW, timeout=1.0))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert not stage.messages()
-        eventually("the application goes on", lambda: not stage.pair.is_held())
+        stage.pair.goes_on()
         eventually("the other is undone", lambda: stage.slow.count("resume") == 1)
         slow.wait_says("was ended")
         slow.wait_says("verdict=broken")

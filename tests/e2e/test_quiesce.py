@@ -1,11 +1,19 @@
 """A quiesce with real services: the Outcome reaches the Secondary, and no kill leaves it open."""
 
+import os
+import re
+import signal
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 
+from demo import mounts
 from slackwater.v1 import common_pb2, primary_pb2, record_pb2, resources_pb2, secondary_pb2
+from tests.e2e.test_metrics import scrape
+from tests.support import agents
+from tests.support.commands import AT_ONCE_SECONDS, Pair
 from tests.support.processes import (
     APPLICATION,
     CALL_SECONDS,
@@ -48,6 +56,16 @@ def send(
 def write(cluster: Cluster, data: bytes) -> None:
     with cluster.device(DATA) as device:
         device.write(0, data, fua=True)
+
+
+def nbd_writes(cluster: Cluster) -> int:
+    """How many writes came in over NBD."""
+    found = re.search(
+        r'^slackwater_nbd_requests_total\{command="write"\} (\S+)$',
+        scrape(cluster.primary.endpoints.metrics),
+        re.MULTILINE,
+    )
+    return int(float(found[1])) if found else 0
 
 
 def messages(cluster: Cluster) -> list[resources_pb2.Message]:
@@ -121,6 +139,56 @@ def test_kill_of_the_primary_before_the_message_leaves_none(cluster: Cluster) ->
             assert quiescer.wait_over() is grpc.StatusCode.UNAVAILABLE
     assert messages(cluster) == []
     assert outcomes_in_log(cluster) == []
+    write(cluster, b"goes on".ljust(512))
+    cluster.wait_no_lag()
+
+
+def test_kill_of_the_primary_inside_the_fence_with_a_write_in_flight(
+    small_disk: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """C2: the write that the fence waits for is stuck in a disk that takes none."""
+    cluster.primary.data_dir = small_disk / "primary"
+    cluster.primary.arguments += ["--fence-seconds", "60", "--agent-grace-seconds", "2"]
+    cluster.replicate(data=MIB, log_bytes=64 * MIB)
+    for name in (AGENT, "slow"):
+        register = primary_pb2.PrimaryServiceRegisterApplicationRequest(
+            group=GROUP, application=name
+        )
+        cluster.primary_api.RegisterApplication(register, timeout=CALL_SECONDS)
+    before, stuck = b"b" * 4096, b"s" * 4096
+    write(cluster, before)
+    pair = Pair(tmp_path / "scripts")
+    address = cluster.primary.endpoints.grpc
+    with (
+        ThreadPoolExecutor(2) as pool,
+        agents.running(address, tmp_path, *pair.words, application=AGENT),
+        ScriptedAgent(cluster.primary_api, GROUP, "slow") as slow,
+    ):
+        wait_until("both agents are there", lambda: len(cluster.group_status().agents) == 2)
+        request = quiescing()
+        request.quiesce.applications.append("slow")
+        request.quiesce.max_hold.FromSeconds(60)
+        request.fence_timeout.FromSeconds(60)
+        sending = send(pool, cluster, request)
+        hold = slow.next()
+        wait_until("the application is held", pair.is_held)
+        mounts.freeze(small_disk)
+        try:
+            writing = pool.submit(write, cluster, stuck)
+            wait_until("the write is in flight", lambda: nbd_writes(cluster) == 2)
+            slow.say_held(hold)
+            wait_until("the fence stands", lambda: cluster.group_status().HasField("fence_held"))
+            assert not sending.done() and not writing.done()
+            os.kill(cluster.primary.pid, signal.SIGKILL)
+            pair.goes_on(within=2.0 + AT_ONCE_SECONDS)
+        finally:
+            mounts.thaw(small_disk)
+        cluster.primary.kill()
+        assert isinstance(sending.exception(), grpc.RpcError)
+        assert isinstance(writing.exception(), OSError)
+        cluster.primary.start(same_ports=True)
+    assert messages(cluster) == [] and outcomes_in_log(cluster) == []
+    assert cluster.read_volume("data")[:4096] in {before, stuck}, "it was not answered"
     write(cluster, b"goes on".ljust(512))
     cluster.wait_no_lag()
 

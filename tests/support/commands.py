@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+from tests.support.scripted_primary import eventually
+
+AT_ONCE_SECONDS = 1.0
+SLACK_SECONDS = 10.0
+
 
 def write(path: Path, body: str, mode: int = 0o755) -> Path:
     """A shell program."""
@@ -37,6 +42,10 @@ class Pair:
     def is_held(self) -> bool:
         """Whether the application stands still."""
         return self.held.exists()
+
+    def goes_on(self, within: float = AT_ONCE_SECONDS) -> None:
+        """Wait until it does: as long as docs/agents.md states, and what a busy machine adds."""
+        eventually("the application goes on", lambda: not self.is_held(), within + SLACK_SECONDS)
 
     def count(self, word: str) -> int:
         """How often a program ran to its end."""

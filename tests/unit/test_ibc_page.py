@@ -52,6 +52,11 @@ def test_tests_that_show_a_promise_exist(promise: str) -> None:
         assert re.search(rf"^ *(async )?def {name}\(", source, re.MULTILINE), f"{path}::{name}"
 
 
+@pytest.mark.parametrize("failure", sorted(FAILURES))
+def test_every_failure_is_shown_with_real_processes(failure: str) -> None:
+    assert "`tests/e2e/" in ROWS[failure]
+
+
 def test_every_verdict_is_explained() -> None:
     words = {name.removeprefix("VERDICT_STATE_") for name in common_pb2.VerdictState.keys()}
     explained = PAGE.partition("## Verdicts")[2].partition("## Quiesce")[0]
