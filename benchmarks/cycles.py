@@ -27,7 +27,7 @@ LOAD_BYTES = 256 << 20
 LOAD_SECONDS = 600
 PACE = 1000
 """Writes a second of a load that a Secondary keeps up with, so that what is measured is the way of
-a message and not a backlog; one case has no pace."""
+a message and not a backlog; the smallest and the largest case also run without a pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ CASES = (
     Case(100, True, 1),
     Case(100, True, 50),
     Case(1, False, 1, writes_per_second=0),
+    Case(100, True, 50, writes_per_second=0),
 )
 
 

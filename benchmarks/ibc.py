@@ -101,7 +101,7 @@ def _peers(console: Console, directory: Path) -> dict[str, dict[str, float]]:
         windows = pay_today.reflink_windows(where, PEER_CYCLES, fragmented=fragmented)
         found[f"window: fsfreeze + cp --reflink on XFS, 1 GiB {kind}"] = percentiles(windows)
     with pay_today.Postgres(directory) as postgres:
-        latencies = postgres.message_latencies(PEER_CYCLES)
+        latencies = postgres.message_latencies(CYCLES)
     found["latency: pg_logical_emit_message to a logical client"] = percentiles(latencies)
     console.print("what applications pay today: done")
     return found
@@ -109,12 +109,13 @@ def _peers(console: Console, directory: Path) -> dict[str, dict[str, float]]:
 
 def _grown(cases: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     """Where a median is far above that of the smallest case at the same pace: one sentence each."""
-    paced = [case.name for case in CASES if case.writes_per_second and case.name in cases]
-    return [
-        f"{what} {sentence}"
-        for what in STILL
-        for sentence in grown({name: cases[name][what]["p50"] for name in paced}, GROWTH)
-    ]
+    found = []
+    for pace in dict.fromkeys(case.writes_per_second for case in CASES):
+        names = [row.name for row in CASES if row.writes_per_second == pace and row.name in cases]
+        for what in STILL:
+            medians = {name: cases[name][what]["p50"] for name in names}
+            found += [f"{what} {sentence}" for sentence in grown(medians, GROWTH)]
+    return found
 
 
 def _show(console: Console, report: dict[str, Any]) -> None:
