@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+from services.primary import places
 from services.primary.reports import LinkStatus, verdict_row
 from services.primary.sender import control
 from services.primary.senders import SenderProcess
@@ -243,12 +244,7 @@ class PrimaryLink:
         if what == "durable":
             return {"point": control.point_json(writer.log.durable), "volumes": self.volumes()}
         if what == "find":
-            position = control.json_position(message["position"])
-            oldest_lsn = writer.log.oldest_lsn
-            found = writer.log.find(position)
-            point = None if found is None else control.point_json(found)
-            start = control.start_json(writer.database.newest_start(position.lsn))
-            return {"point": point, "oldest_lsn": oldest_lsn, "start": start}
+            return places.find(writer, control.json_position(message["position"]))
         if what == "sync_point":
             return self._sync_point()
         return self._store(message)

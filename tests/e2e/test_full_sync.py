@@ -19,6 +19,7 @@ from tests.support.oracle_cycle import (
 from tests.support.processes import (
     CALL_SECONDS,
     DATA,
+    GROUP,
     MIB,
     WAIT_SECONDS,
     WAL,
@@ -65,6 +66,24 @@ def test_link_to_a_group_with_data_syncs_and_then_stops_at_messages(cluster: Clu
     assert delivered is not None
     assert delivered.name == message.name
     cluster.unfreeze(message.name)
+
+
+def test_link_made_after_a_checkpoint_syncs_though_the_log_has_all_on_its_disk(
+    cluster: Cluster,
+) -> None:
+    """Removing a volume takes a checkpoint; with no link the log is let go of up to there."""
+    cluster.start()
+    cluster.create_group(data=MIB, wal=MIB)
+    with cluster.device(DATA) as device:
+        device.write(0, b"before".ljust(512), fua=True)
+    cluster.primary_api.DeleteVolume(
+        primary_pb2.DeleteVolumeRequest(name=f"{GROUP}/volumes/wal"), timeout=CALL_SECONDS
+    )
+    cluster.create_link()
+    cluster.wait_streaming()
+    cluster.wait_no_lag()
+    assert len(syncs_begun(cluster)) == 1
+    assert cluster.read_volume("data", "secondary")[:512] == b"before".ljust(512)
 
 
 @pytest.mark.parametrize("victim", ["primary", "secondary"])

@@ -49,6 +49,14 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "place found that the log has let go of (D13)",
+        "services/primary/places.py",
+        "found.offset < writer.marks.trim_offset",
+        "found.offset < 0",
+        "tests/unit/services/primary/test_links.py"
+        "::test_a_position_before_what_is_kept_for_links_is_not_found_though_its_segment_is_there",
+    ),
+    Mutant(
         "withdrawn export served to a client that was being let in (I7)",
         "slackwater/nbd/connection.py",
         "        self.claim(name)\n",

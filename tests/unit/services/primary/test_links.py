@@ -283,6 +283,21 @@ def test_a_position_is_found_only_with_its_own_chain(world: World) -> None:
     assert other["oldest_lsn"] == world.group.writer.log.oldest_lsn
 
 
+def test_a_position_before_what_is_kept_for_links_is_not_found_though_its_segment_is_there(
+    world: World,
+) -> None:
+    """D13: a sender that began there would be told at once that the log moved on."""
+    first = world.append()
+    newest = world.append()
+    world.group.writer.checkpoint()
+    assert world.group.writer.log.find(first.position) == first
+    gone = world.ask("find", position=control.position_json(first.position))
+    assert gone["point"] is None
+    assert gone["oldest_lsn"] > first.position.lsn, "it is no other history"
+    kept = world.ask("find", position=control.position_json(newest.position))
+    assert control.json_point(kept["point"]) == newest
+
+
 def test_a_verdict_is_durable_before_it_is_confirmed(world: World) -> None:
     """D17."""
     told: list[str] = []
