@@ -6,7 +6,7 @@ from slackwater.position import Position
 
 
 def find(writer: GroupWriter, position: Position) -> control.Message:
-    """Answer where a position lies in what the log keeps for links; see `Placing.position_found`."""
+    """Say where a position lies in what the log keeps for links, as `position_found` asks."""
     oldest_lsn = writer.log.oldest_lsn
     found = writer.log.find(position)
     if found is not None and found.offset < writer.marks.trim_offset:
