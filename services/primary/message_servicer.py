@@ -133,6 +133,8 @@ class MessageServicer(AgentServicer):
     ) -> api.PrimaryServiceListMessagesResponse:
         """List the messages of a group, newest first, without bodies."""
         group = self._group("group", request.group)
+        if request.application:
+            names.check_label("application", request.application)
         return await in_thread(self._list_messages, group, request)
 
     def _list_messages(

@@ -15,14 +15,13 @@ Contract with the shell, in this order:
 6. An error raised by `receive` or `opened` ends the call with its status.
 """
 
-import uuid
-from collections.abc import Iterable
 from dataclasses import replace
 
 from google.protobuf.message import DecodeError
 
 from slackwater import errors, record
-from slackwater.link.actions import Cursor, Region, VolumeInfo
+from slackwater.link.actions import Cursor, Region
+from slackwater.link.greeting import read_hello, read_volumes
 from slackwater.link.receiver_actions import (
     AppendRun,
     ApplyRegions,
@@ -39,7 +38,6 @@ from slackwater.link.receiver_actions import (
     StartSync,
     VerdictsConfirmed,
 )
-from slackwater.link.settings import PROTOCOL_VERSION
 from slackwater.link.wire import (
     APPEND,
     MAX_APPEND,
@@ -49,7 +47,6 @@ from slackwater.link.wire import (
     split_append,
     to_wire,
 )
-from slackwater.names import check_label, check_volume_size
 from slackwater.position import Position
 from slackwater.v1 import common_pb2, replication_pb2
 
@@ -58,8 +55,6 @@ Response = replication_pb2.ReplicateResponse
 _Reject = replication_pb2.Reject
 HEARTBEAT_SECONDS = 1.0
 SILENCE_SECONDS = 15.0
-MAX_EPOCH = (1 << 63) - 1
-"""What group.db keeps."""
 MAX_REQUEST_BYTES = MAX_APPEND + (64 << 10)
 
 
@@ -143,28 +138,7 @@ class LinkReceiver:
     def _greeted(self, hello: replication_pb2.Hello) -> None:
         if self.hello is not None:
             raise errors.InvalidRequest("hello", "comes once")
-        if len(hello.group_uid) != 16:
-            raise errors.InvalidRequest("hello.group_uid", "is not 16 bytes long")
-        if hello.protocol_version != PROTOCOL_VERSION:
-            raise errors.FailedPrecondition(
-                "PROTOCOL_VERSION",
-                f"the Primary speaks version {hello.protocol_version} of the link,"
-                f" this Secondary version {PROTOCOL_VERSION}",
-                "Upgrade Secondaries first",
-            )
-        if not 0 < hello.epoch <= MAX_EPOCH:
-            raise errors.InvalidRequest("hello.epoch", f"{hello.epoch} is not 1 to {MAX_EPOCH}")
-        self.hello = HelloInfo(
-            group_uid=uuid.UUID(bytes=hello.group_uid),
-            group=check_label("hello.group", hello.group),
-            link=check_label("hello.link", hello.link),
-            epoch=hello.epoch,
-            durable=from_wire(hello.durable),
-            volumes=_volumes("hello.volumes", hello.volumes),
-            log_bytes=hello.log_bytes,
-            sync_id=hello.sync_id,
-            discard_secondary=hello.discard_secondary,
-        )
+        self.hello = read_hello(hello)
         self._actions.append(OpenReplica(self.hello))
 
     def opened(self, opened: Opened) -> None:
@@ -259,7 +233,7 @@ class LinkReceiver:
         self._starting = StartSync(
             sync_id=start.sync_id,
             position=position,
-            volumes=_volumes("sync_start.volumes", start.volumes),
+            volumes=read_volumes("sync_start.volumes", start.volumes),
             total_bytes=start.total_bytes,
             discard_secondary=start.discard_secondary,
             last_start=from_wire(start.last_start) if start.HasField("last_start") else None,
@@ -373,20 +347,6 @@ class LinkReceiver:
         assert self.end is not None, "rejects follow Welcome"
         reject = replication_pb2.Reject(reason=reason, expected=to_wire(self.end), detail=detail)
         self._actions.append(SendResponse(Response(reject=reject)))
-
-
-def _volumes(field: str, infos: Iterable[replication_pb2.VolumeInfo]) -> tuple[VolumeInfo, ...]:
-    """Return volumes of the link, checked."""
-    seen: set[int] = set()
-    volumes = []
-    for info in infos:
-        check_label(f"{field}.name", info.name)
-        check_volume_size(f"{field}.size_bytes", info.size_bytes)
-        if info.volume in seen:
-            raise errors.InvalidRequest(field, f"volume {info.volume} is listed twice")
-        seen.add(info.volume)
-        volumes.append(VolumeInfo(info.volume, info.name, info.size_bytes))
-    return tuple(volumes)
 
 
 def _region(region: replication_pb2.Region) -> Region:
