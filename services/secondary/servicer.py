@@ -91,15 +91,6 @@ class SecondaryServicer(SnapshotServicer):
 
     # -- what later releases bring --------------------------------------------------------------
 
-    async def DiffSnapshots(
-        self, request: api.DiffSnapshotsRequest, context: Context
-    ) -> api.DiffSnapshotsResponse:
-        """Refuse: differences come with a later release."""
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED,
-            f"comparing snapshots {LATER}; export both and compare their volumes over NBD",
-        )
-
     async def MirrorReplica(
         self, request: api.MirrorReplicaRequest, context: Context
     ) -> AsyncIterator[api.MirrorReplicaResponse]:

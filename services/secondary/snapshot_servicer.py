@@ -1,5 +1,6 @@
 """The half of `slackwater.v1.SecondaryService` that is about snapshots."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from slackwater.v1 import secondary_pb2 as api
 
 MAX_DATA_BYTES = 1 << 20
 NOTE_LIMIT = 200
+RANGES_DEFAULT, RANGES_LIMIT = 1000, 10_000
 EXPORT_ENDS = "its export ends: connected clients are disconnected"
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -227,6 +229,54 @@ class SnapshotServicer(MessageServicer):
         volume = group.replica.open_snapshot_volume(name, request.volume)
         data = await in_thread(volume.read, request.length, request.offset)
         return api.ReadSnapshotResponse(data=data)
+
+    async def DiffSnapshots(
+        self, request: api.DiffSnapshotsRequest, context: Context
+    ) -> AsyncIterator[api.DiffSnapshotsResponse]:
+        """Tell which ranges may differ between two snapshots."""
+        group, older, newer = self._pair(request)
+        if request.page_size < 0:
+            raise InvalidRequest("page_size", f"{request.page_size} is negative")
+        if request.volume:
+            names.check_label("volume", request.volume)
+        elif request.offset:
+            raise InvalidRequest("offset", "is of no volume", "Name the volume it is of")
+        limit = min(request.page_size or RANGES_DEFAULT, RANGES_LIMIT)
+        replica = group.replica
+        for volume in [request.volume] if request.volume else replica.volume_names(newer):
+            found = await in_thread(replica.differences, older, newer, volume)
+            at, is_first = request.offset, True
+            while is_first or at < found.size:
+                ranges, at = await in_thread(found.page, at, limit)
+                is_first = False
+                yield api.DiffSnapshotsResponse(
+                    ranges=[
+                        api.ChangedRange(
+                            offset=one.offset, length=one.length, zero=not one.data, volume=volume
+                        )
+                        for one in ranges
+                    ],
+                    volume=volume,
+                    next_offset=at,
+                    volume_bytes=found.size,
+                )
+
+    def _pair(self, request: api.DiffSnapshotsRequest) -> tuple[SecondaryGroup, str, str]:
+        """Return the group and the ids of what is compared; one of the two may be empty."""
+        if not request.older and not request.newer:
+            raise InvalidRequest("older", "neither snapshot is named", "Name one or both")
+        given = [
+            names.child(field, value, "snapshots")
+            for field, value in (("older", request.older), ("newer", request.newer))
+            if value
+        ]
+        if given[0][0] != given[-1][0]:
+            raise InvalidRequest(
+                "newer", f"is of group {given[-1][0]!r}, the other of {given[0][0]!r}"
+            )
+        group = self._node.group(given[0][0])
+        older = given[0][1] if request.older else ""
+        return group, older, given[-1][1] if request.newer else ""
 
     def _snapshot(self, name: str) -> tuple[SecondaryGroup, str]:
         owner, snapshot = names.child("name", name, "snapshots")

@@ -156,6 +156,28 @@ class SnapshotServicer(ScheduleServicer):
         answer = await self._forward(rpc(asked, timeout=CALL_SECONDS), context)
         return api.SnapshotServiceUnexportSnapshotResponse(snapshot=answer.snapshot)
 
+    async def DiffSnapshots(
+        self, request: api.SnapshotServiceDiffSnapshotsRequest, context: Context
+    ) -> AsyncIterator[api.SnapshotServiceDiffSnapshotsResponse]:
+        """Have the Secondary tell what differs between two snapshots."""
+        asked = secondary_pb2.DiffSnapshotsRequest(
+            older=request.older,
+            newer=request.newer,
+            volume=request.volume,
+            page_size=request.page_size,
+            offset=request.offset,
+        )
+        try:
+            async for part in self._peers.secondary_api.DiffSnapshots(asked):
+                yield api.SnapshotServiceDiffSnapshotsResponse(
+                    ranges=part.ranges,
+                    volume=part.volume,
+                    next_offset=part.next_offset,
+                    volume_bytes=part.volume_bytes,
+                )
+        except grpc.aio.AioRpcError as error:
+            await self._peers.secondary.relay(error, context)
+
     async def GetStatus(
         self, request: api.SnapshotServiceGetStatusRequest, context: Context
     ) -> api.SnapshotServiceGetStatusResponse:

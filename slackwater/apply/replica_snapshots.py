@@ -18,6 +18,7 @@ from slackwater.ibc.messages import Message
 from slackwater.names import check_label
 from slackwater.position import LogPoint
 from slackwater.snapshots.catalogue import Catalogue
+from slackwater.snapshots.differences import Differences
 from slackwater.snapshots.reader import SnapshotVolume
 
 MIN_CHUNK_BYTES: Final = 4 << 10
@@ -326,6 +327,40 @@ class ReplicaSnapshots(ABC):
             FailedPrecondition: it cannot be read yet (D22).
         """
         return self.catalogue.open_volume(name, volume_name)
+
+    def differences(self, older: str, newer: str, volume_name: str) -> Differences:
+        """Return what may differ in a volume between two snapshots; empty `newer`: now.
+
+        Empty `older`: what is allocated in `newer`.
+
+        Raises:
+            NotFound: there is no such snapshot, or no such volume on the newer side.
+            FailedPrecondition: one of them cannot be read yet (D22).
+            InvalidRequest: `older` is not the older one.
+        """
+        base = self.catalogue.get(older) if older else None
+        if base is not None and not self.snapshot_is_readable(older):
+            raise errors.FailedPrecondition(
+                "SNAPSHOT_NOT_REACHED",
+                f"replica {self.name!r} is recovering and not yet at snapshot {older!r}",
+                "Try again when it is done",
+            )
+        if not newer:
+            live = self.volumes.named(volume_name)
+            return Differences(self.catalogue, base, None, live.id, LiveVolume(live))
+        row, target = self.catalogue.get(newer), self.open_snapshot_volume(newer, volume_name)
+        number = next(number for number, name, _ in row.volumes if name == volume_name)
+        return Differences(self.catalogue, base, row, number, target)
+
+    def volume_names(self, snapshot: str) -> list[str]:
+        """Return the names of the volumes of a snapshot; without one, of the replica now.
+
+        Raises:
+            NotFound: there is no such snapshot.
+        """
+        if snapshot:
+            return [name for _, name, _ in self.catalogue.get(snapshot).volumes]
+        return [volume.name for volume in self.volumes.active()]
 
     def open_live_volume(self, volume_name: str) -> LiveVolume:
         """Return a reader of a volume as it is now.

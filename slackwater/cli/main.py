@@ -16,6 +16,7 @@ from slackwater.cli.commands import (
     log,
     replica,
     snapshot,
+    snapshot_diff,
     status,
     tasks,
     volume,
@@ -35,7 +36,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for noun in (status, group, volume, link, replica, ibc, agent, snapshot, tasks, log, context):
+for noun in (
+    status,
+    group,
+    volume,
+    link,
+    replica,
+    ibc,
+    agent,
+    snapshot,
+    snapshot_diff,
+    tasks,
+    log,
+    context,
+):
     noun.add_to(app)
 
 

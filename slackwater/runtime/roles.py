@@ -79,7 +79,7 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
             GetStatus WatchEvents""",
         Role.OPERATE: """
             StartSnapshot StartTask CancelRun DeleteSnapshot RefreshSnapshot ExportSnapshot
-            UnexportSnapshot
+            UnexportSnapshot DiffSnapshots
             CreateTask UpdateTask DeleteTask CreateSchedule UpdateSchedule DeleteSchedule
             CreateCheck UpdateCheck DeleteCheck CreateMirror BreakOffMirror RejoinMirror
             DeleteMirror""",

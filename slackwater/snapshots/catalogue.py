@@ -137,6 +137,10 @@ class Catalogue:
         """
         return self._entry(name).row
 
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the whole chain, oldest first, with those that are going."""
+        return self._chain
+
     def preserved_bytes(self, name: str) -> dict[int, int]:
         """Return the bytes that each of its overlays takes, by volume id."""
         return {number: overlay.end for number, overlay in self._entry(name).overlays.items()}

@@ -1406,34 +1406,39 @@ Global___SecondaryServiceRefreshSnapshotResponse: _TypeAlias = SecondaryServiceR
 
 @_typing.final
 class DiffSnapshotsRequest(_message.Message):
-    """Request of DiffSnapshots."""
+    """Request of DiffSnapshots. At least one snapshot is named; both are of one group."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FROM_FIELD_NUMBER: _builtins.int
-    TO_FIELD_NUMBER: _builtins.int
+    OLDER_FIELD_NUMBER: _builtins.int
+    NEWER_FIELD_NUMBER: _builtins.int
     VOLUME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    to: _builtins.str
-    """The newer one; empty: the replica as applied now."""
+    OFFSET_FIELD_NUMBER: _builtins.int
+    older: _builtins.str
+    """The older one, `groups/<group>/snapshots/<snapshot>`; empty: everything allocated in `newer`."""
+    newer: _builtins.str
+    """The newer one; empty: the replica as applied now. What is applied while the call runs may be
+    told or not; what was applied before it is.
+    """
     volume: _builtins.str
-    """Id of the volume."""
+    """Id of a volume of the newer side; empty: all of them, one after the other."""
     page_size: _builtins.int
-    """Ranges at most."""
-    page_token: _builtins.str
-    """Token of the previous page; empty: the first."""
+    """Ranges in one response at most. 0: 1000. At most 10000."""
+    offset: _builtins.int
+    """Byte to begin at, to go on after a broken stream; only with `volume`."""
     def __init__(
         self,
         *,
-        to: _builtins.str = ...,
+        older: _builtins.str = ...,
+        newer: _builtins.str = ...,
         volume: _builtins.str = ...,
         page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "page_size", b"page_size", "page_token", b"page_token", "to", b"to", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newer", b"newer", "offset", b"offset", "older", b"older", "page_size", b"page_size", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1441,27 +1446,35 @@ Global___DiffSnapshotsRequest: _TypeAlias = DiffSnapshotsRequest  # noqa: Y015
 
 @_typing.final
 class DiffSnapshotsResponse(_message.Message):
-    """Response of DiffSnapshots."""
+    """A part of the answer of DiffSnapshots, in ascending order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RANGES_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Token of the next page; empty: there is none."""
+    VOLUME_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    VOLUME_BYTES_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Id of the volume that this part is of."""
+    next_offset: _builtins.int
+    """Everything before this byte of the volume is told; `volume_bytes` in the volume's last part."""
+    volume_bytes: _builtins.int
+    """Bytes of the volume on the newer side."""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangedRange]:
-        """Ranges that differ, or may, in ascending order."""
+        """Ranges that differ, or may; neighbours are not always joined."""
 
     def __init__(
         self,
         *,
         ranges: _abc.Iterable[Global___ChangedRange] | None = ...,
-        next_page_token: _builtins.str = ...,
+        volume: _builtins.str = ...,
+        next_offset: _builtins.int = ...,
+        volume_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "ranges", b"ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_offset", b"next_offset", "ranges", b"ranges", "volume", b"volume", "volume_bytes", b"volume_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1476,22 +1489,26 @@ class ChangedRange(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
     ZERO_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     """First byte."""
     length: _builtins.int
     """Bytes in the range."""
     zero: _builtins.bool
     """True if the newer side reads as zeroes."""
+    volume: _builtins.str
+    """Id of the volume."""
     def __init__(
         self,
         *,
         offset: _builtins.int = ...,
         length: _builtins.int = ...,
         zero: _builtins.bool = ...,
+        volume: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "offset", b"offset", "zero", b"zero"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "offset", b"offset", "volume", b"volume", "zero", b"zero"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -140,7 +140,7 @@ class SecondaryServiceStub:
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotResponse.FromString,
                 _registered_method=True)
-        self.DiffSnapshots = channel.unary_unary(
+        self.DiffSnapshots = channel.unary_stream(
                 '/slackwater.v1.SecondaryService/DiffSnapshots',
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsResponse.FromString,
@@ -346,8 +346,10 @@ class SecondaryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DiffSnapshots(self, request, context):
-        """Lists the ranges of a volume that differ, or may, between two snapshots. Role `operate`. Answers
-        UNIMPLEMENTED until its release.
+        """Tells which ranges of volumes differ, or may, between two snapshots, since a snapshot, or are
+        allocated in one; from the index alone, without reading data. A range is left out only if its
+        bytes are the same on both sides. A stream, because a volume may have millions of ranges. NOT_FOUND
+        if a snapshot goes meanwhile. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -501,7 +503,7 @@ def add_SecondaryServiceServicer_to_server(servicer, server):
                     request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceRefreshSnapshotResponse.SerializeToString,
             ),
-            'DiffSnapshots': grpc.unary_unary_rpc_method_handler(
+            'DiffSnapshots': grpc.unary_stream_rpc_method_handler(
                     servicer.DiffSnapshots,
                     request_deserializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsResponse.SerializeToString,
@@ -1121,7 +1123,7 @@ class SecondaryService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/slackwater.v1.SecondaryService/DiffSnapshots',

@@ -111,9 +111,11 @@ class SecondaryServiceStub:
     for one of the two. FAILED_PRECONDITION while it is exported or held, and whenever CreateSnapshot
     is. Role `operate`.
     """
-    DiffSnapshots: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.DiffSnapshotsRequest, _secondary_pb2.DiffSnapshotsResponse]
-    """Lists the ranges of a volume that differ, or may, between two snapshots. Role `operate`. Answers
-    UNIMPLEMENTED until its release.
+    DiffSnapshots: _grpc.UnaryStreamMultiCallable[_secondary_pb2.DiffSnapshotsRequest, _secondary_pb2.DiffSnapshotsResponse]
+    """Tells which ranges of volumes differ, or may, between two snapshots, since a snapshot, or are
+    allocated in one; from the index alone, without reading data. A range is left out only if its
+    bytes are the same on both sides. A stream, because a volume may have millions of ranges. NOT_FOUND
+    if a snapshot goes meanwhile. Role `operate`.
     """
     MirrorReplica: _grpc.UnaryStreamMultiCallable[_secondary_pb2.MirrorReplicaRequest, _secondary_pb2.MirrorReplicaResponse]
     """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
@@ -215,9 +217,11 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     for one of the two. FAILED_PRECONDITION while it is exported or held, and whenever CreateSnapshot
     is. Role `operate`.
     """
-    DiffSnapshots: _aio.UnaryUnaryMultiCallable[_secondary_pb2.DiffSnapshotsRequest, _secondary_pb2.DiffSnapshotsResponse]  # type: ignore[assignment]
-    """Lists the ranges of a volume that differ, or may, between two snapshots. Role `operate`. Answers
-    UNIMPLEMENTED until its release.
+    DiffSnapshots: _aio.UnaryStreamMultiCallable[_secondary_pb2.DiffSnapshotsRequest, _secondary_pb2.DiffSnapshotsResponse]  # type: ignore[assignment]
+    """Tells which ranges of volumes differ, or may, between two snapshots, since a snapshot, or are
+    allocated in one; from the index alone, without reading data. A range is left out only if its
+    bytes are the same on both sides. A stream, because a volume may have millions of ranges. NOT_FOUND
+    if a snapshot goes meanwhile. Role `operate`.
     """
     MirrorReplica: _aio.UnaryStreamMultiCallable[_secondary_pb2.MirrorReplicaRequest, _secondary_pb2.MirrorReplicaResponse]  # type: ignore[assignment]
     """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
@@ -448,9 +452,11 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _secondary_pb2.DiffSnapshotsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_secondary_pb2.DiffSnapshotsResponse, _abc.Awaitable[_secondary_pb2.DiffSnapshotsResponse]]:
-        """Lists the ranges of a volume that differ, or may, between two snapshots. Role `operate`. Answers
-        UNIMPLEMENTED until its release.
+    ) -> _typing.Union[_abc.Iterator[_secondary_pb2.DiffSnapshotsResponse], _abc.AsyncIterator[_secondary_pb2.DiffSnapshotsResponse]]:
+        """Tells which ranges of volumes differ, or may, between two snapshots, since a snapshot, or are
+        allocated in one; from the index alone, without reading data. A range is left out only if its
+        bytes are the same on both sides. A stream, because a volume may have millions of ranges. NOT_FOUND
+        if a snapshot goes meanwhile. Role `operate`.
         """
 
     @_abc_1.abstractmethod

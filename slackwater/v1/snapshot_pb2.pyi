@@ -19,6 +19,7 @@ from slackwater.v1 import common_pb2 as _common_pb2
 from slackwater.v1 import primary_pb2 as _primary_pb2
 from slackwater.v1 import record_pb2 as _record_pb2
 from slackwater.v1 import resources_pb2 as _resources_pb2
+from slackwater.v1 import secondary_pb2 as _secondary_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1027,6 +1028,80 @@ class SnapshotServiceUnexportSnapshotResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SnapshotServiceUnexportSnapshotResponse: _TypeAlias = SnapshotServiceUnexportSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceDiffSnapshotsRequest(_message.Message):
+    """Request of SnapshotService.DiffSnapshots; see SecondaryService.DiffSnapshots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLDER_FIELD_NUMBER: _builtins.int
+    NEWER_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    older: _builtins.str
+    """The older one, `groups/<group>/snapshots/<snapshot>`; empty: everything allocated in `newer`."""
+    newer: _builtins.str
+    """The newer one; empty: the replica as applied now."""
+    volume: _builtins.str
+    """Id of a volume of the newer side; empty: all of them, one after the other."""
+    page_size: _builtins.int
+    """Ranges in one response at most. 0: 1000. At most 10000."""
+    offset: _builtins.int
+    """Byte to begin at, to go on after a broken stream; only with `volume`."""
+    def __init__(
+        self,
+        *,
+        older: _builtins.str = ...,
+        newer: _builtins.str = ...,
+        volume: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newer", b"newer", "offset", b"offset", "older", b"older", "page_size", b"page_size", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceDiffSnapshotsRequest: _TypeAlias = SnapshotServiceDiffSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceDiffSnapshotsResponse(_message.Message):
+    """A part of the answer of SnapshotService.DiffSnapshots, in ascending order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGES_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    VOLUME_BYTES_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Id of the volume that this part is of."""
+    next_offset: _builtins.int
+    """Everything before this byte of the volume is told; `volume_bytes` in the volume's last part."""
+    volume_bytes: _builtins.int
+    """Bytes of the volume on the newer side."""
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[_secondary_pb2.ChangedRange]:
+        """Ranges that differ, or may."""
+
+    def __init__(
+        self,
+        *,
+        ranges: _abc.Iterable[_secondary_pb2.ChangedRange] | None = ...,
+        volume: _builtins.str = ...,
+        next_offset: _builtins.int = ...,
+        volume_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_offset", b"next_offset", "ranges", b"ranges", "volume", b"volume", "volume_bytes", b"volume_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceDiffSnapshotsResponse: _TypeAlias = SnapshotServiceDiffSnapshotsResponse  # noqa: Y015
 
 @_typing.final
 class CreateTaskRequest(_message.Message):

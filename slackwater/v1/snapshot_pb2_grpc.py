@@ -90,6 +90,11 @@ class SnapshotServiceStub:
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportSnapshotRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportSnapshotResponse.FromString,
                 _registered_method=True)
+        self.DiffSnapshots = channel.unary_stream(
+                '/slackwater.v1.SnapshotService/DiffSnapshots',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsResponse.FromString,
+                _registered_method=True)
         self.CreateTask = channel.unary_unary(
                 '/slackwater.v1.SnapshotService/CreateTask',
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.CreateTaskRequest.SerializeToString,
@@ -288,6 +293,14 @@ class SnapshotServiceServicer:
 
     def UnexportSnapshot(self, request, context):
         """Has the Secondary end the export of a snapshot. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffSnapshots(self, request, context):
+        """Has the Secondary tell what differs between two snapshots. A stream, because a volume may have
+        millions of ranges. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -514,6 +527,11 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.UnexportSnapshot,
                     request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportSnapshotRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportSnapshotResponse.SerializeToString,
+            ),
+            'DiffSnapshots': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiffSnapshots,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsResponse.SerializeToString,
             ),
             'CreateTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTask,
@@ -929,6 +947,33 @@ class SnapshotService:
             '/slackwater.v1.SnapshotService/UnexportSnapshot',
             slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportSnapshotRequest.SerializeToString,
             slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/DiffSnapshots',
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsResponse.FromString,
             options,
             channel_credentials,
             insecure,

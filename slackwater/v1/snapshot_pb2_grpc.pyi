@@ -69,6 +69,10 @@ class SnapshotServiceStub:
     """Has the Secondary export a snapshot over NBD. Role `operate`."""
     UnexportSnapshot: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceUnexportSnapshotRequest, _snapshot_pb2.SnapshotServiceUnexportSnapshotResponse]
     """Has the Secondary end the export of a snapshot. Role `operate`."""
+    DiffSnapshots: _grpc.UnaryStreamMultiCallable[_snapshot_pb2.SnapshotServiceDiffSnapshotsRequest, _snapshot_pb2.SnapshotServiceDiffSnapshotsResponse]
+    """Has the Secondary tell what differs between two snapshots. A stream, because a volume may have
+    millions of ranges. Role `operate`.
+    """
     CreateTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.CreateTaskRequest, _snapshot_pb2.CreateTaskResponse]
     """Makes a task. Role `operate`."""
     GetTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetTaskRequest, _snapshot_pb2.GetTaskResponse]
@@ -158,6 +162,10 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     """Has the Secondary export a snapshot over NBD. Role `operate`."""
     UnexportSnapshot: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceUnexportSnapshotRequest, _snapshot_pb2.SnapshotServiceUnexportSnapshotResponse]  # type: ignore[assignment]
     """Has the Secondary end the export of a snapshot. Role `operate`."""
+    DiffSnapshots: _aio.UnaryStreamMultiCallable[_snapshot_pb2.SnapshotServiceDiffSnapshotsRequest, _snapshot_pb2.SnapshotServiceDiffSnapshotsResponse]  # type: ignore[assignment]
+    """Has the Secondary tell what differs between two snapshots. A stream, because a volume may have
+    millions of ranges. Role `operate`.
+    """
     CreateTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.CreateTaskRequest, _snapshot_pb2.CreateTaskResponse]  # type: ignore[assignment]
     """Makes a task. Role `operate`."""
     GetTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetTaskRequest, _snapshot_pb2.GetTaskResponse]  # type: ignore[assignment]
@@ -310,6 +318,16 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.SnapshotServiceUnexportSnapshotResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceUnexportSnapshotResponse]]:
         """Has the Secondary end the export of a snapshot. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def DiffSnapshots(
+        self,
+        request: _snapshot_pb2.SnapshotServiceDiffSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapshot_pb2.SnapshotServiceDiffSnapshotsResponse], _abc.AsyncIterator[_snapshot_pb2.SnapshotServiceDiffSnapshotsResponse]]:
+        """Has the Secondary tell what differs between two snapshots. A stream, because a volume may have
+        millions of ranges. Role `operate`.
+        """
 
     @_abc_1.abstractmethod
     def CreateTask(

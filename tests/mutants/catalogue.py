@@ -13,6 +13,7 @@ STORAGE = "tests/unit/apply/test_replica_storage.py"
 STARTS = "tests/unit/apply/test_last_start.py"
 OPENING = "tests/crash/test_group_opening.py"
 RECOVERY = "tests/unit/log/test_log_recovery.py"
+DIFFERENCES = "tests/unit/apply/test_differences.py"
 OVERLAY = "tests/unit/snapshots/test_overlay.py"
 SENDER = "tests/unit/link/test_sender.py"
 WINDOW = "tests/unit/link/test_window.py"
@@ -48,6 +49,13 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "difference that passes over what came between two snapshots (I26)",
+        "slackwater/snapshots/differences.py",
+        "for entry in chain[begin:end] if",
+        "for entry in chain[begin : min(begin + 1, end)] if",
+        DIFFERENCES,
+    ),
     Mutant(
         "place found that the log has let go of (D13)",
         "services/primary/places.py",

@@ -1,6 +1,7 @@
 """A replica against bytes: any order of writes, snapshots, messages, checkpoints and crashes."""
 
 import random
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -203,6 +204,34 @@ class ReplicaMachine(RuleBasedStateMachine):
         for name, row in kept.items():
             if self.replica.snapshot_is_readable(name):
                 assert shown(self.replica, name) == self.stream.states[row.point.position.lsn]
+
+    @invariant()
+    def differences_leave_nothing_out(self) -> None:
+        """Each byte that differs is in a range, and a range said to be zeroes is."""
+        replica = self.replica
+        rows = [row.name for row in replica.snapshots() if replica.snapshot_is_readable(row.name)]
+        pairs = list(pairwise(rows)) + [("", name) for name in rows]
+        if rows:
+            pairs.append((rows[0], rows[-1]))
+            if replica.state is not ReplicaState.RECOVERING:
+                pairs += [(rows[0], ""), (rows[-1], "")]
+        for older, newer in pairs:
+            before = shown(replica, older) if older else {}
+            after = shown(replica, newer) if newer else live(replica)
+            for number, name in ((1, "data"), (2, "wal")):
+                if number not in after:
+                    continue
+                expected = bytearray(before.get(number, b""))
+                expected.extend(bytes(len(after[number]) - len(expected)))
+                found = replica.differences(older, newer, name)
+                at = 0
+                while at < found.size:
+                    ranges, at = found.page(at, 2)
+                    for one in ranges:
+                        data = after[number][one.offset : one.next_offset]
+                        assert one.data or not any(data)
+                        expected[one.offset : one.next_offset] = data
+                assert expected == after[number], (older, newer, name)
 
     @invariant()
     def effects_happen_once(self) -> None:

@@ -356,6 +356,43 @@ CASES = [
         ("s1", "READY"),
     ),
     Case(
+        "snapshot diff demo s1 s2 --volume data",
+        "snapshot",
+        "DiffSnapshots",
+        snapshot.SnapshotServiceDiffSnapshotsResponse(
+            ranges=[secondary.ChangedRange(offset=65536, length=4096, zero=True, volume="data")]
+        ),
+        {
+            "older": "groups/demo/snapshots/s1",
+            "newer": "groups/demo/snapshots/s2",
+            "volume": "data",
+        },
+        ("data", "65536", "4096", "yes"),
+        ("ranges",),
+    ),
+    Case(
+        "snapshot diff demo --since s1",
+        "snapshot",
+        "DiffSnapshots",
+        snapshot.SnapshotServiceDiffSnapshotsResponse(
+            ranges=[secondary.ChangedRange(offset=65536, length=4096, zero=True, volume="data")]
+        ),
+        {"older": "groups/demo/snapshots/s1"},
+        ("data", "65536", "4096", "yes"),
+        ("ranges",),
+    ),
+    Case(
+        "snapshot diff demo --allocated s1",
+        "snapshot",
+        "DiffSnapshots",
+        snapshot.SnapshotServiceDiffSnapshotsResponse(
+            ranges=[secondary.ChangedRange(offset=65536, length=4096, zero=True, volume="data")]
+        ),
+        {"newer": "groups/demo/snapshots/s1"},
+        ("data", "65536", "4096", "yes"),
+        ("ranges",),
+    ),
+    Case(
         "snapshot export demo s1",
         "snapshot",
         "ExportSnapshot",

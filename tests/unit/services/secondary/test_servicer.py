@@ -485,13 +485,43 @@ async def test_bad_input_names_the_field_and_changes_nothing(tmp_path: Path) -> 
 
 
 @in_loop
+async def test_differences_are_told_volume_by_volume_to_their_ends(tmp_path: Path) -> None:
+    async with frozen(tmp_path) as (site, _, stream):
+        await snapshot(site)
+        await site.api.ReceiveMessage(receive(holder="me"))
+        await site.api.Unfreeze(api.UnfreezeRequest(message=M1, by="me", request_id="u"))
+        await until(lambda: site.group().replica.applied == stream.position)
+        await snapshot(site, "s2")
+        s2 = f"{GROUP}/snapshots/s2"
+        for newer in (s2, ""):
+            request = api.DiffSnapshotsRequest(older=S1, newer=newer, page_size=1)
+            parts = [part async for part in site.api.DiffSnapshots(request)]
+            assert {part.volume for part in parts} == {"data", "wal"}
+            last = {part.volume: part for part in parts}
+            assert all(part.next_offset == part.volume_bytes for part in last.values())
+            ranges = [one for part in parts for one in part.ranges]
+            assert {one.volume for one in ranges} == {"data"}
+            assert (ranges[0].offset, ranges[0].zero) == (0, False)
+        for fields in (
+            {},
+            {"older": s2, "newer": S1},
+            {"older": S1, "newer": "groups/other/snapshots/s1"},
+            {"older": S1, "offset": 1},
+            {"older": S1, "page_size": -1},
+        ):
+            bad = api.DiffSnapshotsRequest(**fields)
+            await refused(site.api.DiffSnapshots(bad).read(), Code.INVALID_ARGUMENT)
+        gone = api.DiffSnapshotsRequest(older=f"{GROUP}/snapshots/gone")
+        await refused(site.api.DiffSnapshots(gone).read(), Code.NOT_FOUND)
+
+
+@in_loop
 async def test_what_a_later_release_brings_is_unimplemented_and_says_what_to_do(
     tmp_path: Path,
 ) -> None:
     async with Site(tmp_path) as site:
         for call in (
             site.api.Promote(api.PromoteRequest(name=GROUP)),
-            site.api.DiffSnapshots(api.DiffSnapshotsRequest()),
             site.api.MirrorReplica(api.MirrorReplicaRequest(group=GROUP)).read(),
         ):
             assert "later release" in await refused(call, Code.UNIMPLEMENTED)

@@ -206,6 +206,27 @@ def test_snapshots_are_the_secondarys_to_list_and_change(
     play(tmp_path, scene, secondary)
 
 
+def test_differences_are_the_secondarys_to_tell(tmp_path: Path, secondary: Secondary) -> None:
+    part = secondary_pb2.DiffSnapshotsResponse(
+        ranges=[secondary_pb2.ChangedRange(offset=512, length=512, zero=True, volume="data")],
+        volume="data",
+        next_offset=1024,
+        volume_bytes=2048,
+    )
+    secondary.service.answers["DiffSnapshots"] = part
+
+    async def scene(found: World) -> None:
+        request = api.SnapshotServiceDiffSnapshotsRequest(
+            older=SNAPSHOT, newer=SNAPSHOT, volume="data", page_size=7, offset=3
+        )
+        told = [answer async for answer in found.api.DiffSnapshots(request)]
+        asked = secondary.service.asked("DiffSnapshots")[0]
+        assert asked.SerializeToString() == request.SerializeToString()
+        assert [one.SerializeToString() for one in told] == [part.SerializeToString()]
+
+    play(tmp_path, scene, secondary)
+
+
 def test_refusal_of_the_secondary_comes_through_with_its_details(
     tmp_path: Path, secondary: Secondary
 ) -> None:
