@@ -1,5 +1,5 @@
 # One image for all services and the command line. The base is an argument, so that it can be built
-# where no registry is: `make image BASE=...` (docs/kubernetes.md).
+# where no registry is: `make image BASE=...` (k8s/README.md).
 ARG BASE=docker.io/library/python:3.12-slim-bookworm
 
 FROM ${BASE} AS build
