@@ -158,6 +158,12 @@ CASES = (
         *("10m", "20m", "40m"),
     ),
     Case(
+        "SlackwaterQuiesceStuck",
+        {f"slackwater_ibc_quiesce_holds{{{GROUP},{PAGE}}}": "0x10 2x30 0x20"},
+        GROUP_LABELS,
+        *("18m", "30m", "45m"),
+    ),
+    Case(
         "SlackwaterNoRecentApplicationSnapshot",
         {
             "slackwater_snapshot_last_created_timestamp_seconds{"
@@ -171,6 +177,23 @@ CASES = (
         {f'slackwater_snapshot_runs_total{{result="FAILED",{PAGE}}}': "0x10 1x100"},
         {"instance": "a:9460"},
         *("10m", "20m", "90m"),
+    ),
+    Case(
+        "SlackwaterScheduleMissed",
+        {
+            "slackwater_snapshot_schedule_missed_total{"
+            f'reason="overlap",schedule="nightly",{PAGE}}}': "0x10 1x100",
+            "slackwater_snapshot_schedule_missed_total{"
+            f'reason="restart",schedule="nightly",{PAGE}}}': "3x110",
+        },
+        {"reason": "overlap", "schedule": "nightly"},
+        *("10m", "20m", "90m"),
+    ),
+    Case(
+        "SlackwaterTaskFilesBad",
+        {f"slackwater_snapshot_task_files_bad{{{PAGE}}}": "0x10 2x20 0x20"},
+        {"instance": "a:9460"},
+        *("13m", "20m", "40m"),
     ),
     Case(
         "SlackwaterTargetMissing",
