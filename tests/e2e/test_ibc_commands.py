@@ -75,7 +75,7 @@ def test_name_with_a_pending_message_is_not_taken_back(slackwater: Typed) -> Non
         ("send demo nobody", 4),
         ("send nowhere backup", 4),
         ("send demo backup --link nowhere", 2),  # C4
-        ("send demo Bad_Name", 4),
+        ("send demo Bad_Name", 2),
         ("send demo backup --quiesce backup", 5),  # no agent: never silently a lower grade
         ("receive demo nobody -n", 4),
         ("receive nowhere backup -n", 4),

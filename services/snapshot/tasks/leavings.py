@@ -9,6 +9,7 @@ import grpc
 from services.snapshot.peers import Peer
 from services.snapshot.store import Kind, Remainder
 from services.snapshot.tasks.notes import Notes
+from slackwater.runtime import status
 from slackwater.v1 import primary_pb2, resources_pb2, secondary_pb2
 
 CALL_SECONDS = 15.0
@@ -19,6 +20,11 @@ SEND_SECONDS = 90.0
 """So long after a crash the send that it interrupted may still place its message."""
 
 LOOK_SECONDS = 1.0
+
+VERDICT_SECONDS = 10.0
+"""So long the last verdict may take from a Secondary that is done to the Primary."""
+
+VERDICT_LOOK_SECONDS = 0.1
 
 _STANDS = frozenset(
     {resources_pb2.Freeze.PHASE_FROZEN, resources_pb2.Freeze.PHASE_AWAITING_RECEIVER}
@@ -89,7 +95,20 @@ class Leavings:
             group=group, application=row.name
         )
         primary = self._notes.around.peers.primary_api
-        await primary.UnregisterApplication(here, timeout=CALL_SECONDS)
+        deadline = time.monotonic() + VERDICT_SECONDS
+        while True:
+            try:
+                await primary.UnregisterApplication(here, timeout=CALL_SECONDS)
+                return
+            except grpc.aio.AioRpcError as error:
+                if time.monotonic() > deadline or not self._is_still_ours(error):
+                    raise
+            await asyncio.sleep(VERDICT_LOOK_SECONDS)
+
+    def _is_still_ours(self, error: grpc.aio.AioRpcError) -> bool:
+        """Whether a name is refused for this run's message, whose verdict is on its way back."""
+        refusal, message = status.decode(error), self._notes.run.message.rpartition("/")[2]
+        return bool(message) and refusal.reason == "MESSAGE_PENDING" and message in refusal.message
 
     async def _look(self, row: Remainder, placed_by: float = 0.0) -> bool:
         """Thaw the replica of a row if it stands; True if its message is settled."""

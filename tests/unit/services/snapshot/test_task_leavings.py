@@ -142,6 +142,26 @@ def test_name_that_is_still_needed_stays_and_the_step_says_so(tmp_path: Path, de
     assert "MESSAGE_PENDING" in next(step.error for step in run.steps if step.step == "unregister")
 
 
+def test_name_is_taken_back_once_the_last_verdict_is_at_the_primary(
+    tmp_path: Path, desk: Desk
+) -> None:
+    """The replica is done, and its verdict may be on the way for a moment."""
+    refusals = iter([True, True])
+    unregister = desk.service.answers["UnregisterApplication"]
+
+    def late(request: Any) -> Any:
+        if next(refusals, False):
+            message = SENT.rpartition("/")[2]
+            raise FailedPrecondition("MESSAGE_PENDING", f"message {message} is not final")
+        return unregister(request)
+
+    desk.service.answers["UnregisterApplication"] = late
+    leave(tmp_path, desk, Kind.NAME)
+    run = start_again(tmp_path, desk)
+    assert [step.error for step in run.steps if step.step == "unregister"] == ["", ""]
+    assert "nightly" not in desk.registered
+
+
 def test_run_takes_over_names_that_an_earlier_one_still_takes_back(
     tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
