@@ -9,6 +9,7 @@ import slackwater
 from slackwater.cli.command import shared_options
 from slackwater.cli.commands import (
     agent,
+    attach,
     context,
     group,
     ibc,
@@ -44,6 +45,7 @@ for noun in (
     replica,
     ibc,
     agent,
+    attach,
     snapshot,
     snapshot_diff,
     tasks,

@@ -11,7 +11,7 @@ import typer
 from slackwater.cli.main import app
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGES = ("from-vvr.md", "cli.md")
+PAGES = ("from-vvr.md", "cli.md", "attach.md")
 _COMMAND = re.compile(r"`(slackwater [^`]+)`")
 _LINE = re.compile(r"^(?:\$ )?(slackwater [^|#]+)", re.MULTILINE)
 ROOT: Any = typer.main.get_command(app)
@@ -55,7 +55,7 @@ def test_every_command_of_the_page_exists_with_its_options(page: str) -> None:
 def test_every_verb_of_ibc_is_on_the_pages() -> None:
     noun, _ = resolve("slackwater ibc")
     verbs = {name for name, verb in noun.commands.items() if not verb.hidden}
-    for page in PAGES:
+    for page in PAGES[:2]:
         text = (DOCS / page).read_text()
         named = {name for name in verbs if f"ibc {name}" in text}
         assert named >= verbs - {"applications"}, page

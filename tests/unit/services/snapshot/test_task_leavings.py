@@ -147,7 +147,7 @@ def test_name_is_taken_back_once_the_last_verdict_is_at_the_primary(
 ) -> None:
     """The replica is done, and its verdict may be on the way for a moment."""
     refusals = iter([True, True])
-    unregister = desk.service.answers["UnregisterApplication"]
+    unregister: Any = desk.service.answers["UnregisterApplication"]
 
     def late(request: Any) -> Any:
         if next(refusals, False):

@@ -1,0 +1,1 @@
+"""A volume as a mounted file system on this machine, for applications that want a path."""
