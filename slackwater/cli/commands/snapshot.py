@@ -92,15 +92,18 @@ def create(
 def list_snapshots(session: Session, group: Group) -> None:
     """List the snapshots of a group, as the Secondary has them."""
     snapshots = _all(session, words.group_name(group))
+    now = time.time()
     rows = [
         (
             words.last(row.name),
             _state(row),
             words.position(row.position),
             shown.grade(row.grade, row.grade_reason),
+            shown.confirmed(row),
             words.last(row.message) if row.message else "-",
             words.moment(row.create_time),
-            words.size(sum(volume.preserved_bytes for volume in row.volumes)),
+            words.age(row.create_time, now),
+            _keeps(row),
             "yes" if row.exported else "no",
             "yes" if row.held else "no",
         )
@@ -109,7 +112,19 @@ def list_snapshots(session: Session, group: Group) -> None:
     session.screen.listing(
         "snapshots",
         snapshots,
-        ("name", "state", "position", "grade", "message", "made", "keeps", "exported", "held"),
+        (
+            "name",
+            "state",
+            "position",
+            "grade",
+            "confirmed",
+            "message",
+            "made",
+            "age",
+            "keeps",
+            "exported",
+            "held",
+        ),
         rows,
         f"no snapshots; take one: slackwater snapshot create {group} s1",
     )
@@ -294,6 +309,11 @@ def _state(row: resources_pb2.Snapshot) -> str:
     return words.word(resources_pb2.SnapshotState.Name(row.state), "SNAPSHOT_STATE_")
 
 
+def _keeps(row: resources_pb2.Snapshot) -> str:
+    """The bytes it holds apart from the replica, of all its volumes."""
+    return words.size(sum(volume.preserved_bytes for volume in row.volumes))
+
+
 def _hint(name: str) -> str:
     return f"slackwater snapshot list {words.last(words.split_child(name)[0])}"
 
@@ -308,9 +328,12 @@ def _show(session: Session, row: resources_pb2.Snapshot) -> None:
             ("uid", row.uid),
             ("position", words.position(row.position)),
             ("grade", shown.grade(row.grade, row.grade_reason)),
+            ("confirmed", shown.confirmed(row)),
             ("message", row.message),
             *_evidence(row),
             ("made", f"{words.moment(row.create_time)}, in {words.duration(row.create_duration)}"),
+            ("age", words.age(row.create_time, time.time())),
+            ("keeps", _keeps(row)),
             *(
                 (
                     f"volume {volume.volume}",

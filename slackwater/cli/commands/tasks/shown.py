@@ -8,7 +8,7 @@ from slackwater.cli import words
 from slackwater.cli.failure import EXIT_FAILED, Failure
 from slackwater.cli.screen import as_dict
 from slackwater.cli.session import Session
-from slackwater.v1 import common_pb2, snapshot_pb2
+from slackwater.v1 import common_pb2, record_pb2, resources_pb2, snapshot_pb2
 
 Run = snapshot_pb2.Run
 RunStep = snapshot_pb2.RunStep
@@ -34,6 +34,15 @@ def grade(value: common_pb2.SnapshotGrade.ValueType, reason: str = "") -> str:
     """What a snapshot is worth."""
     name = words.word(common_pb2.SnapshotGrade.Name(value), "SNAPSHOT_GRADE_").lower()
     return f"{name} ({reason})" if reason else name
+
+
+def confirmed(row: resources_pb2.Snapshot) -> str:
+    """Whether its grade rests on a CONFIRMED outcome; `-` if none was asked for."""
+    if row.awaits_outcome:
+        return "to come"
+    if not row.HasField("judgement"):
+        return "-"
+    return "yes" if row.judgement.state == record_pb2.Outcome.STATE_CONFIRMED else "revoked"
 
 
 def spent(step: RunStep) -> str:
