@@ -1,6 +1,7 @@
 """`slackwater attach`: an application sees a path; a death is a pause, or is undone."""
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from slackwater.v1 import common_pb2, primary_pb2, record_pb2
-from tests.support.processes import CALL_SECONDS, GROUP, MIB, Cluster, wait_until
+from tests.support.processes import CALL_SECONDS, GROUP, MIB, Cluster, connect, wait_until
 from tests.support.secured import Secured, flags
 from tests.support.tools import require
 
@@ -20,15 +21,20 @@ pytestmark = pytest.mark.timeout(180)
 END_SECONDS = 60.0
 
 
-class Attach:
-    """A running `slackwater attach` of volume `data`, or of more."""
+_NUMBERS = itertools.count(1)
 
-    def __init__(self, cluster: Cluster | Secured, directory: Path, *words: str) -> None:
+
+class Attach:
+    """A running `slackwater attach` of one volume, or of more."""
+
+    def __init__(
+        self, cluster: Cluster | Secured, directory: Path, *words: str, volume: str = "data"
+    ) -> None:
         self.where = directory / "data"
         self.log = directory / f"attach-{os.urandom(3).hex()}.log"
         endpoints = cluster.primary.endpoints
         command = [
-            sys.executable, "-m", "slackwater.cli", "attach", f"demo/data={self.where}",
+            sys.executable, "-m", "slackwater.cli", "attach", f"demo/{volume}={self.where}",
             "--via", "fuse", "--primary", endpoints.grpc, "--nbd", endpoints.nbd,
             "--state-dir", str(directory / "state"), *words,
         ]  # fmt: skip
@@ -80,8 +86,10 @@ def mounts_below(place: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def attached(cluster: Cluster | Secured, place: Path, *words: str) -> Iterator[Attach]:
-    attach = Attach(cluster, place, *words)
+def attached(
+    cluster: Cluster | Secured, place: Path, *words: str, volume: str = "data"
+) -> Iterator[Attach]:
+    attach = Attach(cluster, place, *words, volume=volume)
     try:
         yield attach.wait_attached()
     finally:
@@ -89,31 +97,39 @@ def attached(cluster: Cluster | Secured, place: Path, *words: str) -> Iterator[A
             attach.end()
 
 
-def started(cluster: Cluster) -> Cluster:
-    cluster.start(snapshot=False)
-    cluster.create_group(data=64 * MIB)
-    return cluster
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One pair of sites for all tests; each has a volume of its own."""
+    with Cluster(tmp_path_factory.mktemp("sites")) as services:
+        yield services.replicate()
+
+
+@pytest.fixture
+def volume(cluster: Cluster) -> str:
+    name = f"data-{next(_NUMBERS)}"
+    cluster.primary_api.CreateVolume(
+        primary_pb2.CreateVolumeRequest(group=GROUP, volume_id=name, size_bytes=64 * MIB),
+        timeout=CALL_SECONDS,
+    )
+    return name
 
 
 def test_volume_is_a_path_until_sigterm_and_is_what_it_was_the_next_time(
-    cluster: Cluster, place: Path
+    cluster: Cluster, place: Path, volume: str
 ) -> None:
-    started(cluster)
-    with attached(cluster, place, "--make", "ext4") as attach:
+    with attached(cluster, place, "--make", "ext4", volume=volume) as attach:
         (attach.where / "letter").write_text("dear reader")
         assert attach.end() == 0
     assert mounts_below(place) == []
     assert not list((place / "state").glob("*.json"))
-    with attached(
-        cluster, place, "--make", "ext4", "--mount-options", "noatime", "--read-only"
-    ) as attach:
+    words = ("--make", "ext4", "--mount-options", "noatime", "--read-only")
+    with attached(cluster, place, *words, volume=volume) as attach:
         assert (attach.where / "letter").read_text() == "dear reader", "never made anew"
         with pytest.raises(OSError):
             (attach.where / "more").touch()
 
 
-def test_restart_of_the_primary_is_a_pause(cluster: Cluster, place: Path) -> None:
-    started(cluster)
+def test_restart_of_the_primary_is_a_pause(cluster: Cluster, place: Path, volume: str) -> None:
     errors, answered, stop = [], [0], threading.Event()
 
     def write(where: Path) -> None:
@@ -128,7 +144,7 @@ def test_restart_of_the_primary_is_a_pause(cluster: Cluster, place: Path) -> Non
                 errors.append(error)
                 return
 
-    with attached(cluster, place, "--make", "ext4") as attach:
+    with attached(cluster, place, "--make", "ext4", volume=volume) as attach:
         writer = threading.Thread(target=write, args=(attach.where,))
         writer.start()
         try:
@@ -143,19 +159,18 @@ def test_restart_of_the_primary_is_a_pause(cluster: Cluster, place: Path) -> Non
         assert not errors
         last = answered[0] - 1
         assert attach.end() == 0
-    with attached(cluster, place) as attach:
+    with attached(cluster, place, volume=volume) as attach:
         assert (attach.where / f"file-{last % 50}").read_bytes() == last.to_bytes(8) * 512
 
 
 def test_without_retry_a_restart_of_the_primary_is_an_error(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, volume: str
 ) -> None:
     """What docs/attach.md says of plain nbdfuse, and of any client that does not connect again."""
-    started(cluster)
     require("nbdfuse")
     where = tmp_path / "plain"
     where.mkdir()
-    uri = f"nbd://{cluster.primary.endpoints.nbd}/{GROUP}/volumes/data"
+    uri = f"nbd://{cluster.primary.endpoints.nbd}/{GROUP}/volumes/{volume}"
     process = subprocess.Popen(["nbdfuse", str(where / "disk"), uri], stderr=subprocess.DEVNULL)
     try:
         wait_until("it is there", (where / "disk").exists)
@@ -169,13 +184,12 @@ def test_without_retry_a_restart_of_the_primary_is_an_error(
         process.wait(END_SECONDS)
 
 
-def test_qemu_with_a_reconnect_delay_sees_a_pause(cluster: Cluster) -> None:
+def test_qemu_with_a_reconnect_delay_sees_a_pause(cluster: Cluster, volume: str) -> None:
     require("qemu-io")
-    started(cluster)
     host, _, port = cluster.primary.endpoints.nbd.rpartition(":")
     image = (
         f"driver=nbd,server.type=inet,server.host={host},server.port={port},"
-        f"export={GROUP}/volumes/data,reconnect-delay=60"
+        f"export={GROUP}/volumes/{volume},reconnect-delay=60"
     )
     qemu = subprocess.Popen(
         ["qemu-io", "--image-opts", image],
@@ -184,7 +198,7 @@ def test_qemu_with_a_reconnect_delay_sees_a_pause(cluster: Cluster) -> None:
     assert qemu.stdin is not None
     qemu.stdin.write("write -P 1 0 4096\n")
     qemu.stdin.flush()
-    wait_until("it wrote", lambda: cluster.read_volume("data")[:1] == b"\x01")
+    wait_until("it wrote", lambda: cluster.read_volume(volume)[:1] == b"\x01")
     cluster.primary.kill()
     qemu.stdin.write("write -f -P 2 0 4096\nread -P 2 0 4096\nquit\n")
     qemu.stdin.flush()
@@ -193,11 +207,12 @@ def test_qemu_with_a_reconnect_delay_sees_a_pause(cluster: Cluster) -> None:
     assert qemu.returncode == 0
     assert said.count("4096/4096 bytes") == 3, said
     assert "failed" not in said
-    assert cluster.read_volume("data")[:1] == b"\x02"
+    assert cluster.read_volume(volume)[:1] == b"\x02"
 
 
-def test_agent_beside_it_makes_points_of_grade_filesystem(cluster: Cluster, place: Path) -> None:
-    cluster.replicate(data=64 * MIB)
+def test_agent_beside_it_makes_points_of_grade_filesystem(
+    cluster: Cluster, place: Path, volume: str
+) -> None:
     for application in ("backup", "files"):
         cluster.primary_api.RegisterApplication(
             primary_pb2.PrimaryServiceRegisterApplicationRequest(
@@ -205,7 +220,7 @@ def test_agent_beside_it_makes_points_of_grade_filesystem(cluster: Cluster, plac
             ),
             timeout=CALL_SECONDS,
         )
-    with attached(cluster, place, "--make", "ext4", "--agent", "files") as attach:
+    with attached(cluster, place, "--make", "ext4", "--agent", "files", volume=volume) as attach:
         (attach.where / "letter").write_text("held")
         wait_until("the agent is there", lambda: bool(cluster.group_status().agents))
         request = primary_pb2.SendMessageRequest(
@@ -219,29 +234,30 @@ def test_agent_beside_it_makes_points_of_grade_filesystem(cluster: Cluster, plac
     wait_until("the agent is gone", lambda: not cluster.group_status().agents)
 
 
-def test_what_a_killed_attach_left_is_undone_by_the_next(cluster: Cluster, place: Path) -> None:
-    started(cluster)
-    with attached(cluster, place, "--make", "ext4") as attach:
+def test_what_a_killed_attach_left_is_undone_by_the_next(
+    cluster: Cluster, place: Path, volume: str
+) -> None:
+    with attached(cluster, place, "--make", "ext4", volume=volume) as attach:
         (attach.where / "letter").write_text("dear reader")
         subprocess.run(["sync", "-f", str(attach.where)], check=True)
         attach.kill()
     assert mounts_below(place), "nobody undid it"
-    with attached(cluster, place) as attach:
+    with attached(cluster, place, volume=volume) as attach:
         assert (attach.where / "letter").read_text() == "dear reader"
 
 
-def test_mount_point_in_use_is_taken_away_and_said(cluster: Cluster, place: Path) -> None:
-    started(cluster)
-    with attached(cluster, place, "--make", "ext4", "--leave", "0s") as attach:
+def test_mount_point_in_use_is_taken_away_and_said(
+    cluster: Cluster, place: Path, volume: str
+) -> None:
+    with attached(cluster, place, "--make", "ext4", "--leave", "0s", volume=volume) as attach:
         with (attach.where / "open").open("wb"):
             assert attach.end() == 0
             assert "detached while in use" in attach.log.read_text()
     wait_until("it went with its last user", lambda: mounts_below(place) == [])
 
 
-def test_broken_mount_ends_the_command(cluster: Cluster, place: Path) -> None:
-    started(cluster)
-    with attached(cluster, place, "--make", "ext4") as attach:
+def test_broken_mount_ends_the_command(cluster: Cluster, place: Path, volume: str) -> None:
+    with attached(cluster, place, "--make", "ext4", volume=volume) as attach:
         subprocess.run(["umount", str(attach.where)], check=True)
         assert "unmounted by somebody else" in attach.refused()
 
@@ -251,16 +267,15 @@ def test_broken_mount_ends_the_command(cluster: Cluster, place: Path) -> None:
     [
         ([], "has nothing on it, and no file system to mount"),
         (["demo/nothing=/mnt/nothing", "--make", "ext4"], "nothing"),
-        (["demo/data=relative"], "is no GROUP/VOLUME=PATH"),
+        (["demo/data-1=relative"], "is no GROUP/VOLUME=PATH"),
         (["--nbd", "127.0.0.1:1", "--make", "ext4"], "Connection refused"),
     ],
     ids=["nothing-on-it", "no-volume", "no-path", "no-server"],
 )
 def test_what_cannot_be_attached_is_said_and_leaves_nothing(
-    cluster: Cluster, place: Path, words: Sequence[str], said: str
+    cluster: Cluster, place: Path, volume: str, words: Sequence[str], said: str
 ) -> None:
-    started(cluster)
-    attach = Attach(cluster, place, *words)
+    attach = Attach(cluster, place, *words, volume=volume)
     try:
         assert said in attach.refused()
     finally:
@@ -269,13 +284,15 @@ def test_what_cannot_be_attached_is_said_and_leaves_nothing(
 
 
 def test_data_of_another_kind_is_never_made_into_a_file_system(
-    cluster: Cluster, place: Path
+    cluster: Cluster, place: Path, volume: str
 ) -> None:
-    started(cluster)
-    with cluster.device(1) as device:
+    with connect(cluster, "primary", f"{GROUP}/volumes/{volume}") as device:
         device.write(0, bytes(510) + b"\x55\xaa", fua=True)  # a partition table of the oldest kind
-    assert "no file system to mount" in Attach(cluster, place, "--make", "ext4").refused()
-    assert cluster.read_volume("data")[510:512] == b"\x55\xaa"
+    assert (
+        "no file system to mount"
+        in Attach(cluster, place, "--make", "ext4", volume=volume).refused()
+    )
+    assert cluster.read_volume(volume)[510:512] == b"\x55\xaa"
 
 
 def test_volume_is_attached_over_mutual_tls(tmp_path: Path, place: Path) -> None:
