@@ -45,7 +45,7 @@ class Feed:
             newer = [
                 entry.overlays[volume_id] for entry in self._newer if volume_id in entry.overlays
             ]
-            overlay.preserve(self._volumes(volume_id), of_volume, newer)
+            overlay.preserve(self._volumes(volume_id), _merged(of_volume), newer)
 
     def sync(self) -> None:
         """Make what was preserved durable; before any volume is written.
@@ -55,3 +55,17 @@ class Feed:
         """
         for overlay in self._target.overlays.values():
             overlay.sync()
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the same chunks, each once: a batch's chunks are in the map only when it is written.
+
+    Records of one batch often change the same chunk; its old bytes are needed once.
+    """
+    merged: list[tuple[int, int]] = []
+    for first, next_chunk in sorted(ranges):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], next_chunk))
+        else:
+            merged.append((first, next_chunk))
+    return merged
