@@ -1,6 +1,7 @@
 """`slackwater replica`: the copies of groups on a Secondary."""
 
 import time
+from typing import Annotated
 
 import typer
 
@@ -10,11 +11,18 @@ from slackwater.cli.commands.group import DryRun, Yes
 from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.commands.link import replica_state
 from slackwater.cli.session import Session
-from slackwater.v1 import resources_pb2, secondary_pb2
+from slackwater.v1 import primary_pb2, resources_pb2, secondary_pb2
 
 app = typer.Typer(
     help="Look at and remove the copies that a Secondary keeps.", no_args_is_help=True
 )
+
+Orphans = Annotated[
+    bool,
+    typer.Option(
+        "--orphans", help="Only those that no stream feeds and no link of the Primary leads to."
+    ),
+]
 
 
 def add_to(root: typer.Typer) -> None:
@@ -22,12 +30,17 @@ def add_to(root: typer.Typer) -> None:
     root.add_typer(app, name="replica")
 
 
-@command(app, "list", "slackwater replica list")
-def list_replicas(session: Session) -> None:
+@command(app, "list", "slackwater replica list --orphans")
+def list_replicas(session: Session, orphans: Orphans = False) -> None:
     """List the replicas of the Secondary."""
     replicas = session.pages(
         "secondary", session.secondary.ListReplicas, secondary_pb2.ListReplicasRequest(), "replicas"
     )
+    nothing = "there are no replicas; a Primary makes one when a link is attached to it"
+    if orphans:
+        fed = _fed_groups(session)
+        replicas = [one for one in replicas if not one.connected and one.group_uid not in fed]
+        nothing = "there are no orphans; every replica has a group with a link on the Primary"
     rows = [
         (
             words.last(replica.name),
@@ -46,8 +59,16 @@ def list_replicas(session: Session) -> None:
         replicas,
         ("group", "state", "durable", "applied", "backlog", "log", "snapshots", "connected"),
         rows,
-        "there are no replicas; a Primary makes one when a link is attached to it",
+        nothing,
     )
+
+
+def _fed_groups(session: Session) -> set[str]:
+    """Return the uids of the Primary's groups that have a link."""
+    answer = session.call(
+        "primary", session.primary.GetStatus, primary_pb2.PrimaryServiceGetStatusRequest()
+    )
+    return {row.group.uid for row in answer.groups if row.links}
 
 
 @command(app, "get", "slackwater replica get demo")
