@@ -1,21 +1,22 @@
-"""What the Secondary serves over NBD: exported snapshots, and replicas as they are, read-only."""
+"""What the Secondary serves over NBD: snapshots and replicas as they are, read-only; clones."""
 
 import errno
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from services.secondary.clone_exports import CloneExport
 from services.secondary.group import SecondaryGroup
 from slackwater import names
 from slackwater.apply.status import ReplicaState
 from slackwater.errors import FailedPrecondition, InvalidRequest, NotFound, SlackwaterError
 from slackwater.extent import Extent
 from slackwater.nbd import wire
-from slackwater.nbd.export import Batch, Listing
+from slackwater.nbd.export import Batch, Export, Listing
 from slackwater.nbd.status import errno_of
 
 FORMS = (
-    "Names have the form groups/<group>/snapshots/<snapshot>/volumes/<volume>"
-    " or groups/<group>/volumes/<volume>"
+    "Names have the form groups/<group>/snapshots/<snapshot>/volumes/<volume>,"
+    " groups/<group>/clones/<clone>/volumes/<volume> or groups/<group>/volumes/<volume>"
 )
 STANDING = frozenset({ReplicaState.CONSISTENT, ReplicaState.FROZEN})
 """States in which the volumes are a past state of the group."""
@@ -79,20 +80,28 @@ def listing(group: SecondaryGroup) -> Iterable[Listing]:
                     "groups", group.name, "snapshots", row.name, "volumes", volume
                 )
                 yield Listing(name, _of_snapshot(group.name, row.name, volume))
+    for clone in group.replica.clones.ready():
+        if clone.exported:
+            for _, volume, _ in clone.volumes:
+                name = names.resource("groups", group.name, "clones", clone.name, "volumes", volume)
+                yield Listing(name, _of_clone(group.name, clone.name, volume))
     for live in group.replica.volumes.active():
         name = names.resource("groups", group.name, "volumes", live.name)
         yield Listing(name, _of_replica(group.name, live.name))
 
 
-def open_export(group: SecondaryGroup, name: str) -> ReadOnlyExport:
+def open_export(group: SecondaryGroup, name: str) -> Export:
     """Return the export of a name.
 
     Raises:
-        NotFound: there is no such volume, or its snapshot is not exported.
+        NotFound: there is no such volume, or its snapshot or clone is not exported.
         FailedPrecondition: its bytes are no past state of the group now.
+        StorageFailed, DataCorrupt: a clone cannot be opened.
     """
     if name.count("/") == 3:
         return _live(group, name)
+    if name.split("/")[2:3] == ["clones"]:
+        return _clone(group, name)
     try:
         _, snapshot, volume = names.parse("export", name, "groups", "snapshots", "volumes")
     except InvalidRequest:
@@ -122,6 +131,25 @@ def _live(group: SecondaryGroup, name: str) -> ReadOnlyExport:
             "Try again when it is CONSISTENT, or export a snapshot",
         )
     return ReadOnlyExport(name, _of_replica(group.name, volume), reader)
+
+
+def _clone(group: SecondaryGroup, name: str) -> CloneExport:
+    try:
+        _, clone, volume = names.parse("export", name, "groups", "clones", "volumes")
+    except InvalidRequest:
+        raise NotFound("export", name, FORMS) from None
+    if not group.replica.clones.get(clone).exported:
+        raise NotFound(
+            "export",
+            name,
+            f"Export the clone: slackwater snapshot clone export {group.name} {clone}",
+        )
+    opened = group.replica.open_clone_volume(clone, volume)
+    return CloneExport(name, _of_clone(group.name, clone, volume), opened)
+
+
+def _of_clone(group: str, clone: str, volume: str) -> str:
+    return f"volume {volume} of group {group} in clone {clone}, writable"
 
 
 def _of_snapshot(group: str, snapshot: str, volume: str) -> str:

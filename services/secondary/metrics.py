@@ -13,6 +13,7 @@ from services.secondary.group import SecondaryGroup
 from services.secondary.node import SecondaryNode
 from services.secondary.translate import awaits_outcome
 from slackwater.apply.status import ReplicaState
+from slackwater.clones.catalogue import FAILED
 from slackwater.histogram import Histogram
 from slackwater.runtime import nbd
 from slackwater.runtime.metrics import histogram_family
@@ -129,6 +130,14 @@ _GAUGES: dict[str, tuple[str, Value]] = {
     "slackwater_snapshots_held": (
         "Snapshots that cannot be deleted because somebody holds them.",
         lambda group: sum(row.held for row in group.replica.snapshots()),
+    ),
+    "slackwater_snapshot_clones": (
+        "Writable clones of snapshots.",
+        lambda group: len(group.replica.clones.ready()),
+    ),
+    "slackwater_snapshot_clones_failed": (
+        "Writable clones that take no more writes because a sync of theirs failed.",
+        lambda group: sum(row.state == FAILED for row in group.replica.clones.ready()),
     ),
     "slackwater_snapshots_awaiting_outcome": (
         "Snapshots at a quiesced message whose outcome is still to come.",

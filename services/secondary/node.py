@@ -25,7 +25,7 @@ from slackwater.group.directory import DataDirectory, GroupDirectory
 from slackwater.group.rows import SECONDARY
 from slackwater.link.receiver_actions import HelloInfo, Opened
 from slackwater.nbd.connection import Access
-from slackwater.nbd.export import Listing, Peer
+from slackwater.nbd.export import Export, Listing, Peer
 from slackwater.nbd.server import Server
 from slackwater.runtime import nbd, roles
 from slackwater.runtime.calls import in_thread
@@ -350,7 +350,7 @@ class SecondaryNode:
             if group is not None:
                 yield from exports.listing(group)
 
-    def _export(self, name: str, peer: Peer) -> exports.ReadOnlyExport:
+    def _export(self, name: str, peer: Peer) -> Export:
         del peer  # `authorise` looked at it
         owner = nbd.group_of(name)
         if not owner:

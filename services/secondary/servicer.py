@@ -1,4 +1,4 @@
-"""SecondaryService: replicas and status, above messages and snapshots in modules of their own."""
+"""SecondaryService: replicas and status, above modules of messages, snapshots, clones."""
 
 import socket
 import time
@@ -10,9 +10,10 @@ from google.protobuf.message import DecodeError
 
 import slackwater
 from services.secondary import translate
+from services.secondary.clone_servicer import CloneServicer
 from services.secondary.group import SecondaryGroup
 from services.secondary.node import SecondaryNode
-from services.secondary.snapshot_servicer import MAX_DATA_BYTES, Endpoints, SnapshotServicer
+from services.secondary.snapshot_servicer import MAX_DATA_BYTES, Endpoints
 from slackwater import names
 from slackwater.errors import InvalidRequest, OutOfRange
 from slackwater.link.wire import to_wire
@@ -33,7 +34,7 @@ LATER = "comes with a later release"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class SecondaryServicer(SnapshotServicer):
+class SecondaryServicer(CloneServicer):
     """Serves `slackwater.v1.SecondaryService`; errors are turned into statuses by the runtime."""
 
     def __init__(self, node: SecondaryNode, storage: Storage, endpoints: Endpoints) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from services.secondary import translate
+from services.secondary import translate, translate_clones
 from services.secondary.group import SecondaryGroup
 from services.secondary.message_servicer import MessageServicer
 from services.secondary.node import SecondaryNode
@@ -115,10 +115,14 @@ class SnapshotServicer(MessageServicer):
         def delete() -> api.SecondaryServiceDeleteSnapshotResponse:
             row = group.replica.snapshot(name)
             losses = [_loss(row)]
+            clones = group.replica.clones_of(row)
+            losses += [translate_clones.loss(group, clone) for clone in clones]
             group.replica.delete_snapshot(name, force=request.force)
             if row.exported:
                 losses.append(EXPORT_ENDS)
                 self._node.disconnect(f"{request.name}/")
+            for clone in clones:
+                self._node.disconnect(f"{translate_clones.name(group.name, clone.name)}/")
             self._tell(group, "SNAPSHOT_DELETED", name, EXPORT_ENDS if row.exported else "")
             return api.SecondaryServiceDeleteSnapshotResponse(losses=losses)
 
@@ -133,6 +137,9 @@ class SnapshotServicer(MessageServicer):
                 if request.force
                 else "it is exported now: that has to end before it can be deleted"
             )
+        for clone in group.replica.clones_of(row):
+            what = await in_thread(translate_clones.loss, group, clone)
+            losses.append(what if request.force else f"{what} has to be deleted first")
         if row.held:
             losses.append("it is held: it has to be released before it can be deleted")
         return api.SecondaryServiceDeleteSnapshotResponse(losses=losses)

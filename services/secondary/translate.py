@@ -269,6 +269,7 @@ def snapshot(group: "SecondaryGroup", row: SnapshotRow) -> resources_pb2.Snapsho
         guard=row.guard,
         held=row.held,
         hold_note=row.hold_note,
+        clones=[f"groups/{group.name}/clones/{clone.name}" for clone in engine.clones.on(row.uid)],
     )
     if row.message_id:
         _add_evidence(result, group, row)

@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import Message
 
 import slackwater
+from services.snapshot.clones import CloneCalls
 from services.snapshot.events import Events
 from services.snapshot.live import brief
 from services.snapshot.runs import Runs
@@ -29,7 +30,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T", bound=Message)
 
 
-class SnapshotServicer(ScheduleServicer):
+class SnapshotServicer(CloneCalls, ScheduleServicer):
     """The service; checks and mirrors come later."""
 
     def __init__(self, parts: Parts, runs: Runs, events: Events) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from slackwater.apply.database import ReplicaDatabase
 from slackwater.apply.volumes import VolumeSet
 from slackwater.clock import Clock
+from slackwater.clones.catalogue import Clones
 from slackwater.errors import FailedPrecondition
 from slackwater.group.directory import GroupDirectory
 from slackwater.group.rows import SECONDARY, Identity
@@ -48,6 +49,7 @@ class Opened:
     checkpoint: LogPoint
     volumes: VolumeSet
     catalogue: Catalogue
+    clones: Clones
     is_clean: bool
     last_start: Position | None
 
@@ -119,6 +121,8 @@ def _open_locked(storage: Storage, directory: GroupDirectory, clock: Clock, lock
     volumes = VolumeSet(storage, directory, database)
     catalogue = Catalogue(storage, directory.snapshots, database, clock, volumes.__getitem__)
     catalogue.open(clean=is_clean)
+    clones = Clones(storage, directory.clones, database, clock, catalogue.open_by_uid)
+    clones.open()
     # What was free before the stop is free again: no checkpoint is due until something more is
     # applied, and nothing more is received into a log that counts as full.
     log.trim(state.checkpoint.offset)
@@ -133,6 +137,7 @@ def _open_locked(storage: Storage, directory: GroupDirectory, clock: Clock, lock
         state.checkpoint,
         volumes,
         catalogue,
+        clones,
         is_clean,
         # Those past the checkpoint may not have been applied yet; the others have their rows.
         recovery.last_start or database.newest_start(recovery.end.position.lsn),

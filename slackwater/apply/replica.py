@@ -64,6 +64,8 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         self.database = parts.database
         self.volumes = parts.volumes
         self.catalogue = parts.catalogue
+        self.clones = parts.clones
+        self.clones.on_failed = self._fail
         self.clock = clock
         self.on_change: Callable[[], None] = _nothing
         self.failure: errors.SlackwaterError | None = None
@@ -201,6 +203,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
             if self.is_closed:
                 return
             self.is_closed = True
+            self.clones.close(clean=clean)
             is_sealed = clean and self.failure is None and self._close_clean()
             if not is_sealed:
                 with suppress(OSError):

@@ -1,6 +1,6 @@
 """The replica's calls about snapshots, and reading volumes."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
@@ -8,6 +8,7 @@ from typing import Final
 from slackwater import errors
 from slackwater.apply.applier import Applier
 from slackwater.apply.messages import Messages
+from slackwater.apply.replica_clones import ReplicaClones
 from slackwater.apply.syncing import Syncing
 from slackwater.apply.volumes import VolumeSet
 from slackwater.clock import Clock
@@ -48,7 +49,7 @@ class LiveVolume:
         return self._volume.extents(offset, length)
 
 
-class ReplicaSnapshots(ABC):
+class ReplicaSnapshots(ReplicaClones):
     """Calls about snapshots; part of `Replica`."""
 
     name: str
@@ -244,16 +245,21 @@ class ReplicaSnapshots(ABC):
         return self.catalogue.get(name).point.offset <= self.applier.reached.offset
 
     def delete_snapshot(self, name: str, *, force: bool = False) -> None:
-        """Let a snapshot go; the work is done behind. With `force` its export ends with it.
+        """Let a snapshot go; the work is done behind. With `force` its export and clones go too.
 
         Raises:
             NotFound: there is none of that name.
-            FailedPrecondition: it is exported and not forced, held, or guards a running sync (D27).
+            FailedPrecondition: it is held, guards a running sync (D27), or is exported or cloned
+                and not forced; nothing was ended.
         """
         with self._changing():
-            self.check_free(self.catalogue.get(name), exported=force)
+            row = self.catalogue.get(name)
+            self.check_free(row, forced=force)
+            ended = [self.clones.let_go(clone.name) for clone in self.clones_of(row)]
             # A guard that outlived its sync, for it was exported, is a snapshot like any other.
             self.catalogue.delete(name, guard=not self.syncing.is_running, exported=force)
+        for clone in ended:
+            self.remove_clone(clone)
         self.on_change()
 
     def export_snapshot(self, name: str) -> SnapshotRow:
@@ -264,21 +270,32 @@ class ReplicaSnapshots(ABC):
             FailedPrecondition: it is past the applied position after a restart (D21).
         """
         with self._changing():
-            if not self.snapshot_is_readable(name):
-                raise errors.FailedPrecondition(
-                    "SNAPSHOT_NOT_REACHED",
-                    f"replica {self.name!r} is recovering and not yet at snapshot {name!r}",
-                    "Try again when it is done",
-                )
+            self.check_reached(name)
             return self.catalogue.set_exported(name, True)
 
-    def check_free(self, row: SnapshotRow, *, exported: bool = False) -> None:
-        """Refuse to let a snapshot go that somebody relies on; with `exported` it may be that.
+    def check_reached(self, name: str) -> None:
+        """Refuse to use a snapshot past the applied position (D21, D22).
 
         Raises:
-            FailedPrecondition: it is exported or held; names the command that ends that.
+            NotFound: there is none of that name.
+            FailedPrecondition: the replica is not there yet.
         """
-        if row.exported and not exported:
+        if not self.snapshot_is_readable(name):
+            raise errors.FailedPrecondition(
+                "SNAPSHOT_NOT_REACHED",
+                f"replica {self.name!r} is recovering and not yet at snapshot {name!r}",
+                "Try again when it is done",
+            )
+
+    def check_free(self, row: SnapshotRow, *, forced: bool = False) -> None:
+        """Refuse to let a snapshot go that somebody relies on; `forced` ends exports and clones.
+
+        Raises:
+            FailedPrecondition: it is exported, cloned or held; names the command that ends that.
+        """
+        if not forced:
+            self.check_no_clone(row)
+        if row.exported and not forced:
             raise errors.FailedPrecondition(
                 "SNAPSHOT_EXPORTED",
                 f"snapshot {row.name!r} of replica {self.name!r} is exported",

@@ -4,7 +4,7 @@
 
     <data-dir>/slackwater.json      what this directory is, and its format
     <data-dir>/primary.lock         one process per role: primary, secondary, snapshot
-    <data-dir>/groups/<name>/       group.db  log/  volumes/  maps/  snapshots/  LOCK
+    <data-dir>/groups/<name>/       group.db  log/  volumes/  maps/  snapshots/  clones/  LOCK
 
 A group's directory appears whole: it is built under a name that no group can have, synced, and
 renamed; it goes the same way back. What a crash leaves of that is removed when the role that was
@@ -67,6 +67,11 @@ class GroupDirectory:
     def snapshots(self) -> Path:
         """The directory of the snapshots."""
         return self.path / "snapshots"
+
+    @property
+    def clones(self) -> Path:
+        """The directory of the clones."""
+        return self.path / "clones"
 
     def volume(self, row_path: str) -> Path:
         """Return the path of a volume's row: a file of this directory, or a device."""

@@ -141,6 +141,24 @@ class SnapshotRow:
 
 
 @dataclass(frozen=True, slots=True)
+class CloneRow:
+    """A writable clone; `state` is CREATING, READY, FAILED (a sync of it failed) or DELETING.
+
+    `id` grows with each clone made; 0 before it is added. `volumes` has (id, name, size).
+    """
+
+    id: int
+    name: str
+    uid: uuid.UUID
+    snapshot_uid: uuid.UUID
+    state: str
+    exported: bool
+    chunk_bytes: int
+    created_ns: int
+    volumes: tuple[tuple[int, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryRow:
     """Where delivery stood: what is left of the timers is in `detail` (D19)."""
 

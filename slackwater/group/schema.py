@@ -1,6 +1,6 @@
 """The tables of group.db. Both roles keep the same ones; never written per write or batch."""
 
-VERSION = 3
+VERSION = 4
 
 TABLES = """
 CREATE TABLE identity (
@@ -66,6 +66,11 @@ CREATE TABLE snapshots (
     exported INTEGER NOT NULL, chunk_bytes INTEGER NOT NULL, created_ns INTEGER NOT NULL,
     volumes TEXT NOT NULL, evidence TEXT NOT NULL,
     held INTEGER NOT NULL, hold_note TEXT NOT NULL
+);
+CREATE TABLE clones (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, uid BLOB NOT NULL,
+    snapshot_uid BLOB NOT NULL, state TEXT NOT NULL, exported INTEGER NOT NULL,
+    chunk_bytes INTEGER NOT NULL, created_ns INTEGER NOT NULL, volumes TEXT NOT NULL
 );
 CREATE TABLE delivery (
     one INTEGER PRIMARY KEY CHECK (one = 1),

@@ -63,23 +63,25 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
     "SecondaryService": {
         Role.VIEW: """
             GetReplica ListReplicas ListApplications ListMessages GetSnapshot ListSnapshots
-            GetStatus WatchEvents""",
+            GetClone ListClones GetStatus WatchEvents""",
         Role.MESSAGE: """
             RegisterApplication UnregisterApplication ReceiveMessage HoldMessage Unfreeze
             StopReceive""",
         Role.OPERATE: """
             DeleteReplica CreateSnapshot DeleteSnapshot HoldSnapshot ReleaseSnapshot ExportSnapshot
-            RefreshSnapshot UnexportSnapshot ReadSnapshot DiffSnapshots Promote ReadLog""",
+            RefreshSnapshot UnexportSnapshot ReadSnapshot DiffSnapshots Promote ReadLog
+            CreateClone DeleteClone ExportClone UnexportClone""",
         Role.REPLICATE: "MirrorReplica",
     },
     "SnapshotService": {
         Role.VIEW: """
             GetRun ListRuns WatchRun ListSnapshots GetTask ListTasks GetSchedule ListSchedules
-            GetCheck ListChecks GetMirror ListMirrors
+            GetCheck ListChecks GetMirror ListMirrors GetClone ListClones
             GetStatus WatchEvents""",
         Role.OPERATE: """
             StartSnapshot StartTask CancelRun DeleteSnapshot RefreshSnapshot ExportSnapshot
             UnexportSnapshot DiffSnapshots
+            UnexportSnapshot CreateClone DeleteClone ExportClone UnexportClone
             CreateTask UpdateTask DeleteTask CreateSchedule UpdateSchedule DeleteSchedule
             CreateCheck UpdateCheck DeleteCheck CreateMirror BreakOffMirror RejoinMirror
             DeleteMirror""",

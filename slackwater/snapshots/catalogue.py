@@ -358,6 +358,13 @@ class Catalogue:
         held = ", ".join(of_name for _, of_name, _ in row.volumes)
         raise errors.NotFound("volume", volume_name, f"Snapshot {name!r} has: {held}")
 
+    def open_by_uid(self, uid: uuid.UUID, volume_name: str) -> SnapshotVolume:
+        """Return a reader of one volume of the snapshot with a uid; raises as `open_volume`."""
+        for row in self.ready():
+            if row.uid == uid:
+                return self.open_volume(row.name, volume_name)
+        raise errors.NotFound("snapshot", str(uid))
+
     def chain(self, snapshot_uid: uuid.UUID, volume_id: int) -> list[Overlay]:
         """Return the overlays a reader looks at, in order; see `reader.View`."""
         chain = self._chain

@@ -151,6 +151,30 @@ SNAPSHOT_STATE_DELETING: SnapshotState.ValueType  # 5
 """Being removed."""
 Global___SnapshotState: _TypeAlias = SnapshotState  # noqa: Y015
 
+class _CloneState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CloneStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CloneState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLONE_STATE_UNSPECIFIED: _CloneState.ValueType  # 0
+    """Never sent; receivers treat what they do not know as this."""
+    CLONE_STATE_READY: _CloneState.ValueType  # 1
+    """It can be read and written."""
+    CLONE_STATE_FAILED: _CloneState.ValueType  # 2
+    """A sync of what was written to it failed: it can only be deleted."""
+
+class CloneState(_CloneState, metaclass=_CloneStateEnumTypeWrapper):
+    """Whether a clone can be used."""
+
+CLONE_STATE_UNSPECIFIED: CloneState.ValueType  # 0
+"""Never sent; receivers treat what they do not know as this."""
+CLONE_STATE_READY: CloneState.ValueType  # 1
+"""It can be read and written."""
+CLONE_STATE_FAILED: CloneState.ValueType  # 2
+"""A sync of what was written to it failed: it can only be deleted."""
+Global___CloneState: _TypeAlias = CloneState  # noqa: Y015
+
 @_typing.final
 class Group(_message.Message):
     """Volumes that share one log and one write order, on their Primary."""
@@ -815,6 +839,7 @@ class Snapshot(_message.Message):
     FROZEN_FOR_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     HOLD_NOTE_FIELD_NUMBER: _builtins.int
+    CLONES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>/snapshots/<snapshot>`."""
     uid: _builtins.str
@@ -867,6 +892,12 @@ class Snapshot(_message.Message):
     def frozen_for(self) -> _duration_pb2.Duration:
         """How long applying had stood at its message when it was made; unset if it did not stand."""
 
+    @_builtins.property
+    def clones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The writable clones that stand on it, `groups/<group>/clones/<clone>`: it cannot be deleted or
+        refreshed before they are gone.
+        """
+
     def __init__(
         self,
         *,
@@ -889,10 +920,11 @@ class Snapshot(_message.Message):
         frozen_for: _duration_pb2.Duration | None = ...,
         held: _builtins.bool = ...,
         hold_note: _builtins.str = ...,
+        clones: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_duration", b"create_duration", "create_time", b"create_time", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "judgement", b"judgement", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaits_outcome", b"awaits_outcome", "create_duration", b"create_duration", "create_time", b"create_time", "exported", b"exported", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "grade", b"grade", "grade_reason", b"grade_reason", "guard", b"guard", "held", b"held", "hold_note", b"hold_note", "judgement", b"judgement", "message", b"message", "name", b"name", "position", b"position", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaits_outcome", b"awaits_outcome", "clones", b"clones", "create_duration", b"create_duration", "create_time", b"create_time", "exported", b"exported", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "grade", b"grade", "grade_reason", b"grade_reason", "guard", b"guard", "held", b"held", "hold_note", b"hold_note", "judgement", b"judgement", "message", b"message", "name", b"name", "position", b"position", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -993,3 +1025,93 @@ class Event(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class Clone(_message.Message):
+    """A writable copy of all volumes of a snapshot. It costs what is written to it; the snapshot never
+    changes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    EXPORTED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    uid: _builtins.str
+    """Its identity, a UUID in text form; a name may be used again, this is not."""
+    snapshot: _builtins.str
+    """The snapshot it stands on, `groups/<group>/snapshots/<snapshot>`."""
+    state: Global___CloneState.ValueType
+    """Whether it can be used."""
+    state_reason: _builtins.str
+    """Why, if FAILED."""
+    exported: _builtins.bool
+    """True while it is exported over NBD, after a restart too."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CloneVolume]:
+        """Its volumes."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___CloneState.ValueType = ...,
+        state_reason: _builtins.str = ...,
+        volumes: _abc.Iterable[Global___CloneVolume] | None = ...,
+        exported: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "exported", b"exported", "name", b"name", "snapshot", b"snapshot", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Clone: _TypeAlias = Clone  # noqa: Y015
+
+@_typing.final
+class CloneVolume(_message.Message):
+    """One volume of a clone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    OWN_BYTES_FIELD_NUMBER: _builtins.int
+    EXPORT_NAME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Id of the volume."""
+    size_bytes: _builtins.int
+    """Its size."""
+    own_bytes: _builtins.int
+    """Bytes on disk of what is the clone's own."""
+    export_name: _builtins.str
+    """Name of its NBD export; empty while it is not exported."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        own_bytes: _builtins.int = ...,
+        export_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["export_name", b"export_name", "own_bytes", b"own_bytes", "size_bytes", b"size_bytes", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneVolume: _TypeAlias = CloneVolume  # noqa: Y015

@@ -1823,3 +1823,329 @@ class SecondaryServiceWatchEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SecondaryServiceWatchEventsResponse: _TypeAlias = SecondaryServiceWatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceCreateCloneRequest(_message.Message):
+    """Request of SecondaryService.CreateClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    CLONE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.str
+    """The snapshot, `groups/<group>/snapshots/<snapshot>`."""
+    clone_id: _builtins.str
+    """Id of the new clone, a DNS label."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    validate_only: _builtins.bool
+    """True: check everything, change nothing."""
+    def __init__(
+        self,
+        *,
+        snapshot: _builtins.str = ...,
+        clone_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "request_id", b"request_id", "snapshot", b"snapshot", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceCreateCloneRequest: _TypeAlias = SecondaryServiceCreateCloneRequest  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceCreateCloneResponse(_message.Message):
+    """Response of SecondaryService.CreateClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clone(self) -> _resources_pb2.Clone:
+        """The clone; with `validate_only` only its name and snapshot."""
+
+    def __init__(
+        self,
+        *,
+        clone: _resources_pb2.Clone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceCreateCloneResponse: _TypeAlias = SecondaryServiceCreateCloneResponse  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceGetCloneRequest(_message.Message):
+    """Request of SecondaryService.GetClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceGetCloneRequest: _TypeAlias = SecondaryServiceGetCloneRequest  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceGetCloneResponse(_message.Message):
+    """Response of SecondaryService.GetClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clone(self) -> _resources_pb2.Clone:
+        """The clone."""
+
+    def __init__(
+        self,
+        *,
+        clone: _resources_pb2.Clone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceGetCloneResponse: _TypeAlias = SecondaryServiceGetCloneResponse  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceListClonesRequest(_message.Message):
+    """Request of SecondaryService.ListClones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """`groups/<group>`."""
+    page_size: _builtins.int
+    """At most this many; 0: 100. The most is 1000."""
+    page_token: _builtins.str
+    """Token of the previous page; empty: the first."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceListClonesRequest: _TypeAlias = SecondaryServiceListClonesRequest  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceListClonesResponse(_message.Message):
+    """Response of SecondaryService.ListClones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty: this was the last."""
+    @_builtins.property
+    def clones(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Clone]:
+        """The clones, newest first."""
+
+    def __init__(
+        self,
+        *,
+        clones: _abc.Iterable[_resources_pb2.Clone] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clones", b"clones", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceListClonesResponse: _TypeAlias = SecondaryServiceListClonesResponse  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceDeleteCloneRequest(_message.Message):
+    """Request of SecondaryService.DeleteClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    validate_only: _builtins.bool
+    """True: say what would be lost, change nothing."""
+    force: _builtins.bool
+    """True: an export of it ends too, whoever uses it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceDeleteCloneRequest: _TypeAlias = SecondaryServiceDeleteCloneRequest  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceDeleteCloneResponse(_message.Message):
+    """Response of SecondaryService.DeleteClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was, or would be, lost: one sentence each."""
+
+    def __init__(
+        self,
+        *,
+        losses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceDeleteCloneResponse: _TypeAlias = SecondaryServiceDeleteCloneResponse  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceExportCloneRequest(_message.Message):
+    """Request of SecondaryService.ExportClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceExportCloneRequest: _TypeAlias = SecondaryServiceExportCloneRequest  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceExportCloneResponse(_message.Message):
+    """Response of SecondaryService.ExportClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    NBD_URIS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clone(self) -> _resources_pb2.Clone:
+        """The clone."""
+
+    @_builtins.property
+    def nbd_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where each volume is, in the order of its volumes."""
+
+    def __init__(
+        self,
+        *,
+        clone: _resources_pb2.Clone | None = ...,
+        nbd_uris: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone", "nbd_uris", b"nbd_uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceExportCloneResponse: _TypeAlias = SecondaryServiceExportCloneResponse  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceUnexportCloneRequest(_message.Message):
+    """Request of SecondaryService.UnexportClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceUnexportCloneRequest: _TypeAlias = SecondaryServiceUnexportCloneRequest  # noqa: Y015
+
+@_typing.final
+class SecondaryServiceUnexportCloneResponse(_message.Message):
+    """Response of SecondaryService.UnexportClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clone(self) -> _resources_pb2.Clone:
+        """The clone."""
+
+    def __init__(
+        self,
+        *,
+        clone: _resources_pb2.Clone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondaryServiceUnexportCloneResponse: _TypeAlias = SecondaryServiceUnexportCloneResponse  # noqa: Y015

@@ -145,6 +145,36 @@ class SecondaryServiceStub:
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsResponse.FromString,
                 _registered_method=True)
+        self.CreateClone = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/CreateClone',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceCreateCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceCreateCloneResponse.FromString,
+                _registered_method=True)
+        self.GetClone = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/GetClone',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceGetCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceGetCloneResponse.FromString,
+                _registered_method=True)
+        self.ListClones = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/ListClones',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceListClonesRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceListClonesResponse.FromString,
+                _registered_method=True)
+        self.DeleteClone = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/DeleteClone',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteCloneResponse.FromString,
+                _registered_method=True)
+        self.ExportClone = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/ExportClone',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceExportCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceExportCloneResponse.FromString,
+                _registered_method=True)
+        self.UnexportClone = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/UnexportClone',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneResponse.FromString,
+                _registered_method=True)
         self.MirrorReplica = channel.unary_stream(
                 '/slackwater.v1.SecondaryService/MirrorReplica',
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.MirrorReplicaRequest.SerializeToString,
@@ -355,6 +385,50 @@ class SecondaryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateClone(self, request, context):
+        """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+        FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetClone(self, request, context):
+        """Returns one clone. Role `view`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClones(self, request, context):
+        """Lists the clones of a group, newest first. Role `view`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteClone(self, request, context):
+        """Removes a clone with all that was written to it. FAILED_PRECONDITION while it is exported, unless
+        `force` is set. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportClone(self, request, context):
+        """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnexportClone(self, request, context):
+        """Ends the export; connected clients are disconnected. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MirrorReplica(self, request, context):
         """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
         follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -507,6 +581,36 @@ def add_SecondaryServiceServicer_to_server(servicer, server):
                     servicer.DiffSnapshots,
                     request_deserializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsResponse.SerializeToString,
+            ),
+            'CreateClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateClone,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceCreateCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceCreateCloneResponse.SerializeToString,
+            ),
+            'GetClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetClone,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceGetCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceGetCloneResponse.SerializeToString,
+            ),
+            'ListClones': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClones,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceListClonesRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceListClonesResponse.SerializeToString,
+            ),
+            'DeleteClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteClone,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteCloneResponse.SerializeToString,
+            ),
+            'ExportClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportClone,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceExportCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceExportCloneResponse.SerializeToString,
+            ),
+            'UnexportClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnexportClone,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneResponse.SerializeToString,
             ),
             'MirrorReplica': grpc.unary_stream_rpc_method_handler(
                     servicer.MirrorReplica,
@@ -1129,6 +1233,168 @@ class SecondaryService:
             '/slackwater.v1.SecondaryService/DiffSnapshots',
             slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsRequest.SerializeToString,
             slackwater_dot_v1_dot_secondary__pb2.DiffSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/CreateClone',
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceCreateCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceCreateCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/GetClone',
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceGetCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceGetCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClones(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/ListClones',
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceListClonesRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceListClonesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/DeleteClone',
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceDeleteCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/ExportClone',
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceExportCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceExportCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnexportClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/UnexportClone',
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -117,6 +117,22 @@ class SecondaryServiceStub:
     bytes are the same on both sides. A stream, because a volume may have millions of ranges. NOT_FOUND
     if a snapshot goes meanwhile. Role `operate`.
     """
+    CreateClone: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceCreateCloneRequest, _secondary_pb2.SecondaryServiceCreateCloneResponse]
+    """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+    FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
+    """
+    GetClone: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceGetCloneRequest, _secondary_pb2.SecondaryServiceGetCloneResponse]
+    """Returns one clone. Role `view`."""
+    ListClones: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceListClonesRequest, _secondary_pb2.SecondaryServiceListClonesResponse]
+    """Lists the clones of a group, newest first. Role `view`."""
+    DeleteClone: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceDeleteCloneRequest, _secondary_pb2.SecondaryServiceDeleteCloneResponse]
+    """Removes a clone with all that was written to it. FAILED_PRECONDITION while it is exported, unless
+    `force` is set. Role `operate`.
+    """
+    ExportClone: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceExportCloneRequest, _secondary_pb2.SecondaryServiceExportCloneResponse]
+    """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`."""
+    UnexportClone: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceUnexportCloneRequest, _secondary_pb2.SecondaryServiceUnexportCloneResponse]
+    """Ends the export; connected clients are disconnected. Role `operate`."""
     MirrorReplica: _grpc.UnaryStreamMultiCallable[_secondary_pb2.MirrorReplicaRequest, _secondary_pb2.MirrorReplicaResponse]
     """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
     follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -223,6 +239,22 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     bytes are the same on both sides. A stream, because a volume may have millions of ranges. NOT_FOUND
     if a snapshot goes meanwhile. Role `operate`.
     """
+    CreateClone: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceCreateCloneRequest, _secondary_pb2.SecondaryServiceCreateCloneResponse]  # type: ignore[assignment]
+    """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+    FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
+    """
+    GetClone: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceGetCloneRequest, _secondary_pb2.SecondaryServiceGetCloneResponse]  # type: ignore[assignment]
+    """Returns one clone. Role `view`."""
+    ListClones: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceListClonesRequest, _secondary_pb2.SecondaryServiceListClonesResponse]  # type: ignore[assignment]
+    """Lists the clones of a group, newest first. Role `view`."""
+    DeleteClone: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceDeleteCloneRequest, _secondary_pb2.SecondaryServiceDeleteCloneResponse]  # type: ignore[assignment]
+    """Removes a clone with all that was written to it. FAILED_PRECONDITION while it is exported, unless
+    `force` is set. Role `operate`.
+    """
+    ExportClone: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceExportCloneRequest, _secondary_pb2.SecondaryServiceExportCloneResponse]  # type: ignore[assignment]
+    """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`."""
+    UnexportClone: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceUnexportCloneRequest, _secondary_pb2.SecondaryServiceUnexportCloneResponse]  # type: ignore[assignment]
+    """Ends the export; connected clients are disconnected. Role `operate`."""
     MirrorReplica: _aio.UnaryStreamMultiCallable[_secondary_pb2.MirrorReplicaRequest, _secondary_pb2.MirrorReplicaResponse]  # type: ignore[assignment]
     """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
     follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -458,6 +490,58 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         bytes are the same on both sides. A stream, because a volume may have millions of ranges. NOT_FOUND
         if a snapshot goes meanwhile. Role `operate`.
         """
+
+    @_abc_1.abstractmethod
+    def CreateClone(
+        self,
+        request: _secondary_pb2.SecondaryServiceCreateCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.SecondaryServiceCreateCloneResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceCreateCloneResponse]]:
+        """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+        FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetClone(
+        self,
+        request: _secondary_pb2.SecondaryServiceGetCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.SecondaryServiceGetCloneResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceGetCloneResponse]]:
+        """Returns one clone. Role `view`."""
+
+    @_abc_1.abstractmethod
+    def ListClones(
+        self,
+        request: _secondary_pb2.SecondaryServiceListClonesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.SecondaryServiceListClonesResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceListClonesResponse]]:
+        """Lists the clones of a group, newest first. Role `view`."""
+
+    @_abc_1.abstractmethod
+    def DeleteClone(
+        self,
+        request: _secondary_pb2.SecondaryServiceDeleteCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.SecondaryServiceDeleteCloneResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceDeleteCloneResponse]]:
+        """Removes a clone with all that was written to it. FAILED_PRECONDITION while it is exported, unless
+        `force` is set. Role `operate`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportClone(
+        self,
+        request: _secondary_pb2.SecondaryServiceExportCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.SecondaryServiceExportCloneResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceExportCloneResponse]]:
+        """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def UnexportClone(
+        self,
+        request: _secondary_pb2.SecondaryServiceUnexportCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.SecondaryServiceUnexportCloneResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceUnexportCloneResponse]]:
+        """Ends the export; connected clients are disconnected. Role `operate`."""
 
     @_abc_1.abstractmethod
     def MirrorReplica(

@@ -2954,3 +2954,329 @@ class SnapshotServiceWatchEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SnapshotServiceWatchEventsResponse: _TypeAlias = SnapshotServiceWatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceCreateCloneRequest(_message.Message):
+    """Request of SnapshotService.CreateClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    CLONE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.str
+    """The snapshot, `groups/<group>/snapshots/<snapshot>`."""
+    clone_id: _builtins.str
+    """Id of the new clone, a DNS label."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    validate_only: _builtins.bool
+    """True: check everything, change nothing."""
+    def __init__(
+        self,
+        *,
+        snapshot: _builtins.str = ...,
+        clone_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "request_id", b"request_id", "snapshot", b"snapshot", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceCreateCloneRequest: _TypeAlias = SnapshotServiceCreateCloneRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceCreateCloneResponse(_message.Message):
+    """Response of SnapshotService.CreateClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clone(self) -> _resources_pb2.Clone:
+        """The clone; with `validate_only` only its name and snapshot."""
+
+    def __init__(
+        self,
+        *,
+        clone: _resources_pb2.Clone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceCreateCloneResponse: _TypeAlias = SnapshotServiceCreateCloneResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceGetCloneRequest(_message.Message):
+    """Request of SnapshotService.GetClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceGetCloneRequest: _TypeAlias = SnapshotServiceGetCloneRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceGetCloneResponse(_message.Message):
+    """Response of SnapshotService.GetClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clone(self) -> _resources_pb2.Clone:
+        """The clone."""
+
+    def __init__(
+        self,
+        *,
+        clone: _resources_pb2.Clone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceGetCloneResponse: _TypeAlias = SnapshotServiceGetCloneResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceListClonesRequest(_message.Message):
+    """Request of SnapshotService.ListClones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """`groups/<group>`."""
+    page_size: _builtins.int
+    """At most this many; 0: 100. The most is 1000."""
+    page_token: _builtins.str
+    """Token of the previous page; empty: the first."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceListClonesRequest: _TypeAlias = SnapshotServiceListClonesRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceListClonesResponse(_message.Message):
+    """Response of SnapshotService.ListClones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty: this was the last."""
+    @_builtins.property
+    def clones(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Clone]:
+        """The clones, newest first."""
+
+    def __init__(
+        self,
+        *,
+        clones: _abc.Iterable[_resources_pb2.Clone] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clones", b"clones", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceListClonesResponse: _TypeAlias = SnapshotServiceListClonesResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceDeleteCloneRequest(_message.Message):
+    """Request of SnapshotService.DeleteClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    validate_only: _builtins.bool
+    """True: say what would be lost, change nothing."""
+    force: _builtins.bool
+    """True: an export of it ends too, whoever uses it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceDeleteCloneRequest: _TypeAlias = SnapshotServiceDeleteCloneRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceDeleteCloneResponse(_message.Message):
+    """Response of SnapshotService.DeleteClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was, or would be, lost: one sentence each."""
+
+    def __init__(
+        self,
+        *,
+        losses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceDeleteCloneResponse: _TypeAlias = SnapshotServiceDeleteCloneResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceExportCloneRequest(_message.Message):
+    """Request of SnapshotService.ExportClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceExportCloneRequest: _TypeAlias = SnapshotServiceExportCloneRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceExportCloneResponse(_message.Message):
+    """Response of SnapshotService.ExportClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    NBD_URIS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clone(self) -> _resources_pb2.Clone:
+        """The clone."""
+
+    @_builtins.property
+    def nbd_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where each volume is, in the order of its volumes."""
+
+    def __init__(
+        self,
+        *,
+        clone: _resources_pb2.Clone | None = ...,
+        nbd_uris: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone", "nbd_uris", b"nbd_uris"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceExportCloneResponse: _TypeAlias = SnapshotServiceExportCloneResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceUnexportCloneRequest(_message.Message):
+    """Request of SnapshotService.UnexportClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/clones/<clone>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceUnexportCloneRequest: _TypeAlias = SnapshotServiceUnexportCloneRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotServiceUnexportCloneResponse(_message.Message):
+    """Response of SnapshotService.UnexportClone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clone(self) -> _resources_pb2.Clone:
+        """The clone."""
+
+    def __init__(
+        self,
+        *,
+        clone: _resources_pb2.Clone | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotServiceUnexportCloneResponse: _TypeAlias = SnapshotServiceUnexportCloneResponse  # noqa: Y015

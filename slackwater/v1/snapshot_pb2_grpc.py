@@ -95,6 +95,36 @@ class SnapshotServiceStub:
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsResponse.FromString,
                 _registered_method=True)
+        self.CreateClone = channel.unary_unary(
+                '/slackwater.v1.SnapshotService/CreateClone',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceCreateCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceCreateCloneResponse.FromString,
+                _registered_method=True)
+        self.GetClone = channel.unary_unary(
+                '/slackwater.v1.SnapshotService/GetClone',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceGetCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceGetCloneResponse.FromString,
+                _registered_method=True)
+        self.ListClones = channel.unary_unary(
+                '/slackwater.v1.SnapshotService/ListClones',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceListClonesRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceListClonesResponse.FromString,
+                _registered_method=True)
+        self.DeleteClone = channel.unary_unary(
+                '/slackwater.v1.SnapshotService/DeleteClone',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteCloneResponse.FromString,
+                _registered_method=True)
+        self.ExportClone = channel.unary_unary(
+                '/slackwater.v1.SnapshotService/ExportClone',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceExportCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceExportCloneResponse.FromString,
+                _registered_method=True)
+        self.UnexportClone = channel.unary_unary(
+                '/slackwater.v1.SnapshotService/UnexportClone',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportCloneRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportCloneResponse.FromString,
+                _registered_method=True)
         self.CreateTask = channel.unary_unary(
                 '/slackwater.v1.SnapshotService/CreateTask',
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.CreateTaskRequest.SerializeToString,
@@ -301,6 +331,50 @@ class SnapshotServiceServicer:
     def DiffSnapshots(self, request, context):
         """Has the Secondary tell what differs between two snapshots. A stream, because a volume may have
         millions of ranges. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateClone(self, request, context):
+        """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+        FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetClone(self, request, context):
+        """Returns one clone. Passed on to the Secondary. Role `view`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClones(self, request, context):
+        """Lists the clones of a group, newest first. Passed on to the Secondary. Role `view`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteClone(self, request, context):
+        """Removes a clone with all that was written to it. FAILED_PRECONDITION while it is exported, unless
+        `force` is set. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportClone(self, request, context):
+        """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnexportClone(self, request, context):
+        """Ends the export; connected clients are disconnected. Passed on to the Secondary. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -532,6 +606,36 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.DiffSnapshots,
                     request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsResponse.SerializeToString,
+            ),
+            'CreateClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateClone,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceCreateCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceCreateCloneResponse.SerializeToString,
+            ),
+            'GetClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetClone,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceGetCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceGetCloneResponse.SerializeToString,
+            ),
+            'ListClones': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClones,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceListClonesRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceListClonesResponse.SerializeToString,
+            ),
+            'DeleteClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteClone,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteCloneResponse.SerializeToString,
+            ),
+            'ExportClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportClone,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceExportCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceExportCloneResponse.SerializeToString,
+            ),
+            'UnexportClone': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnexportClone,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportCloneRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportCloneResponse.SerializeToString,
             ),
             'CreateTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTask,
@@ -974,6 +1078,168 @@ class SnapshotService:
             '/slackwater.v1.SnapshotService/DiffSnapshots',
             slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsRequest.SerializeToString,
             slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDiffSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/CreateClone',
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceCreateCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceCreateCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/GetClone',
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceGetCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceGetCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClones(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/ListClones',
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceListClonesRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceListClonesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/DeleteClone',
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceDeleteCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/ExportClone',
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceExportCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceExportCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnexportClone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/UnexportClone',
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportCloneRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.SnapshotServiceUnexportCloneResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,6 +73,22 @@ class SnapshotServiceStub:
     """Has the Secondary tell what differs between two snapshots. A stream, because a volume may have
     millions of ranges. Role `operate`.
     """
+    CreateClone: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceCreateCloneRequest, _snapshot_pb2.SnapshotServiceCreateCloneResponse]
+    """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+    FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
+    """
+    GetClone: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceGetCloneRequest, _snapshot_pb2.SnapshotServiceGetCloneResponse]
+    """Returns one clone. Passed on to the Secondary. Role `view`."""
+    ListClones: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceListClonesRequest, _snapshot_pb2.SnapshotServiceListClonesResponse]
+    """Lists the clones of a group, newest first. Passed on to the Secondary. Role `view`."""
+    DeleteClone: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceDeleteCloneRequest, _snapshot_pb2.SnapshotServiceDeleteCloneResponse]
+    """Removes a clone with all that was written to it. FAILED_PRECONDITION while it is exported, unless
+    `force` is set. Role `operate`.
+    """
+    ExportClone: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceExportCloneRequest, _snapshot_pb2.SnapshotServiceExportCloneResponse]
+    """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`."""
+    UnexportClone: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceUnexportCloneRequest, _snapshot_pb2.SnapshotServiceUnexportCloneResponse]
+    """Ends the export; connected clients are disconnected. Passed on to the Secondary. Role `operate`."""
     CreateTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.CreateTaskRequest, _snapshot_pb2.CreateTaskResponse]
     """Makes a task. Role `operate`."""
     GetTask: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetTaskRequest, _snapshot_pb2.GetTaskResponse]
@@ -166,6 +182,22 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     """Has the Secondary tell what differs between two snapshots. A stream, because a volume may have
     millions of ranges. Role `operate`.
     """
+    CreateClone: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceCreateCloneRequest, _snapshot_pb2.SnapshotServiceCreateCloneResponse]  # type: ignore[assignment]
+    """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+    FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
+    """
+    GetClone: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceGetCloneRequest, _snapshot_pb2.SnapshotServiceGetCloneResponse]  # type: ignore[assignment]
+    """Returns one clone. Passed on to the Secondary. Role `view`."""
+    ListClones: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceListClonesRequest, _snapshot_pb2.SnapshotServiceListClonesResponse]  # type: ignore[assignment]
+    """Lists the clones of a group, newest first. Passed on to the Secondary. Role `view`."""
+    DeleteClone: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceDeleteCloneRequest, _snapshot_pb2.SnapshotServiceDeleteCloneResponse]  # type: ignore[assignment]
+    """Removes a clone with all that was written to it. FAILED_PRECONDITION while it is exported, unless
+    `force` is set. Role `operate`.
+    """
+    ExportClone: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceExportCloneRequest, _snapshot_pb2.SnapshotServiceExportCloneResponse]  # type: ignore[assignment]
+    """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`."""
+    UnexportClone: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceUnexportCloneRequest, _snapshot_pb2.SnapshotServiceUnexportCloneResponse]  # type: ignore[assignment]
+    """Ends the export; connected clients are disconnected. Passed on to the Secondary. Role `operate`."""
     CreateTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.CreateTaskRequest, _snapshot_pb2.CreateTaskResponse]  # type: ignore[assignment]
     """Makes a task. Role `operate`."""
     GetTask: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetTaskRequest, _snapshot_pb2.GetTaskResponse]  # type: ignore[assignment]
@@ -328,6 +360,58 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         """Has the Secondary tell what differs between two snapshots. A stream, because a volume may have
         millions of ranges. Role `operate`.
         """
+
+    @_abc_1.abstractmethod
+    def CreateClone(
+        self,
+        request: _snapshot_pb2.SnapshotServiceCreateCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshot_pb2.SnapshotServiceCreateCloneResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceCreateCloneResponse]]:
+        """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+        FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetClone(
+        self,
+        request: _snapshot_pb2.SnapshotServiceGetCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshot_pb2.SnapshotServiceGetCloneResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceGetCloneResponse]]:
+        """Returns one clone. Passed on to the Secondary. Role `view`."""
+
+    @_abc_1.abstractmethod
+    def ListClones(
+        self,
+        request: _snapshot_pb2.SnapshotServiceListClonesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshot_pb2.SnapshotServiceListClonesResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceListClonesResponse]]:
+        """Lists the clones of a group, newest first. Passed on to the Secondary. Role `view`."""
+
+    @_abc_1.abstractmethod
+    def DeleteClone(
+        self,
+        request: _snapshot_pb2.SnapshotServiceDeleteCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshot_pb2.SnapshotServiceDeleteCloneResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceDeleteCloneResponse]]:
+        """Removes a clone with all that was written to it. FAILED_PRECONDITION while it is exported, unless
+        `force` is set. Role `operate`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportClone(
+        self,
+        request: _snapshot_pb2.SnapshotServiceExportCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshot_pb2.SnapshotServiceExportCloneResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceExportCloneResponse]]:
+        """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def UnexportClone(
+        self,
+        request: _snapshot_pb2.SnapshotServiceUnexportCloneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshot_pb2.SnapshotServiceUnexportCloneResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceUnexportCloneResponse]]:
+        """Ends the export; connected clients are disconnected. Passed on to the Secondary. Role `operate`."""
 
     @_abc_1.abstractmethod
     def CreateTask(

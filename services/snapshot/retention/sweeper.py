@@ -177,4 +177,6 @@ def _in_use(snapshot: Snapshot) -> str:
         return f"held: {snapshot.hold_note}" if snapshot.hold_note else "held"
     if snapshot.exported:
         return "exported"
+    if snapshot.clones:
+        return f"has {len(snapshot.clones)} writable clone(s)"
     return "guards the replica during a sync" if snapshot.guard else ""

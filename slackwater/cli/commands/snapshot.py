@@ -8,6 +8,7 @@ import typer
 
 from slackwater.cli import words
 from slackwater.cli.command import command, confirm
+from slackwater.cli.commands import snapshot_clone
 from slackwater.cli.commands.group import DryRun, Yes
 from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.commands.tasks import shown
@@ -24,6 +25,7 @@ Second = Annotated[str | None, typer.Argument(metavar="SNAPSHOT", help="Or its n
 
 def add_to(root: typer.Typer) -> None:
     """Add the noun."""
+    snapshot_clone.add_to(app)
     root.add_typer(app, name="snapshot")
 
 
@@ -206,7 +208,7 @@ def delete(
     snapshot: Snapshot,
     second: Second = None,
     force: Annotated[
-        bool, typer.Option("--force", help="End its export too; says so first.")
+        bool, typer.Option("--force", help="End its export and clones too; says so first.")
     ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -344,6 +346,7 @@ def _show(session: Session, row: resources_pb2.Snapshot) -> None:
             ),
             ("exported", "yes" if row.exported else "no"),
             ("held", (row.hold_note or "yes") if row.held else "no"),
+            ("clones", ", ".join(words.last(clone) for clone in row.clones)),
         ],
     )
 

@@ -1,0 +1,150 @@
+"""The replica's calls about writable clones of its snapshots."""
+
+import uuid
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, suppress
+
+from slackwater import errors
+from slackwater.clones.catalogue import Clones
+from slackwater.clones.volume import CloneVolume
+from slackwater.group.rows import CloneRow, SnapshotRow
+from slackwater.names import check_label
+from slackwater.snapshots.catalogue import Catalogue
+
+
+class ReplicaClones(ABC):
+    """Calls about clones; part of `Replica`. Files are made and removed beside the applier."""
+
+    name: str
+    catalogue: Catalogue
+    clones: Clones
+
+    @abstractmethod
+    def _changing(self) -> AbstractContextManager[None]:
+        """See `Replica`."""
+
+    @abstractmethod
+    def check_reached(self, name: str) -> None:
+        """See `ReplicaSnapshots`."""
+
+    def create_clone(
+        self, name: str, snapshot: str, *, validate_only: bool = False
+    ) -> CloneRow | None:
+        """Make a writable clone of all volumes of a snapshot; None with `validate_only`.
+
+        Raises:
+            InvalidRequest: the name is no DNS label.
+            NotFound: there is no such snapshot.
+            AlreadyExists: the name is taken.
+            FailedPrecondition: the snapshot guards a sync, or is not reached after a crash.
+            NoSpace: there is no room; nothing is left behind.
+            GroupFailed: the replica has failed.
+        """
+        check_label("clone_id", name)
+        with self._changing():
+            parent = self.catalogue.get(snapshot)
+            self.check_reached(snapshot)
+            if parent.guard:
+                raise errors.FailedPrecondition(
+                    "GUARD_SNAPSHOT",
+                    f"snapshot {snapshot!r} guards the last consistent state during a sync and"
+                    " goes with it",
+                    "Clone another snapshot, or try again after the sync with a new one",
+                )
+            if any(row.name == name for row in self.clones.ready()):
+                raise errors.AlreadyExists("clone", name)
+            if validate_only:
+                return None
+            row = self.clones.begin(name, parent)
+        try:
+            self.clones.make_files(row)
+            with self._changing():
+                return self.clones.finish(row)
+        except OSError as error:
+            with self._changing():
+                self.clones.abandon(row)
+            raise errors.NoSpace(f"clone {name!r} of replica {self.name!r}", str(error)) from error
+
+    def clones_of(self, snapshot: SnapshotRow) -> list[CloneRow]:
+        """Return the clones that stand on a snapshot."""
+        return self.clones.on(snapshot.uid)
+
+    def snapshot_of(self, clone: CloneRow) -> SnapshotRow:
+        """Return the snapshot a clone stands on.
+
+        Raises:
+            NotFound: it is gone, as the clone is.
+        """
+        return self._snapshot_with(clone.snapshot_uid)
+
+    def export_clone(self, name: str) -> CloneRow:
+        """Mark a clone as exported, durably: after a restart it is exported again.
+
+        Raises:
+            NotFound: there is none of that name.
+            StorageFailed, DataCorrupt: it cannot be opened.
+        """
+        row = self.clones.get(name)
+        for _, volume, _ in row.volumes:
+            self.clones.open_volume(name, volume)
+        with self._changing():
+            return self.clones.set_exported(name, True)
+
+    def unexport_clone(self, name: str) -> CloneRow:
+        """Take the mark off.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        with self._changing():
+            return self.clones.set_exported(name, False)
+
+    def delete_clone(self, name: str, *, force: bool = False) -> None:
+        """Remove a clone with all that was written to it. With `force` its export ends with it.
+
+        Raises:
+            NotFound: there is none of that name.
+            FailedPrecondition: it is exported and not forced.
+        """
+        with self._changing():
+            row = self.clones.get(name)
+            if row.exported and not force:
+                raise errors.FailedPrecondition(
+                    "CLONE_EXPORTED",
+                    f"clone {name!r} of replica {self.name!r} is exported",
+                    f"Unexport it first: slackwater snapshot clone unexport {self.name} {name}",
+                )
+            row = self.clones.let_go(name)
+        self.remove_clone(row)
+
+    def remove_clone(self, row: CloneRow) -> None:
+        """Remove what is left of a clone that was let go; what cannot go now goes at the start."""
+        with suppress(OSError, errors.GroupFailed):
+            self.clones.remove_files(row)
+            with self._changing():
+                self.clones.forget(row)
+
+    def open_clone_volume(self, name: str, volume_name: str) -> CloneVolume:
+        """Return one volume of a clone; see `Clones.open_volume`."""
+        return self.clones.open_volume(name, volume_name)
+
+    def check_no_clone(self, row: SnapshotRow) -> None:
+        """Refuse to let a snapshot go that a clone stands on.
+
+        Raises:
+            FailedPrecondition: there is one; names the command that ends it.
+        """
+        found = self.clones_of(row)
+        if found:
+            names = ", ".join(clone.name for clone in found)
+            raise errors.FailedPrecondition(
+                "SNAPSHOT_CLONED",
+                f"snapshot {row.name!r} of replica {self.name!r} has writable clones: {names}",
+                f"Delete them first: slackwater snapshot clone delete {self.name} {found[0].name}",
+            )
+
+    def _snapshot_with(self, uid: uuid.UUID) -> SnapshotRow:
+        for row in self.catalogue.ready():
+            if row.uid == uid:
+                return row
+        raise errors.NotFound("snapshot", str(uid))

@@ -1,0 +1,1 @@
+"""Writable clones of snapshots: what differs from the snapshot is the clone's own."""

@@ -1,0 +1,61 @@
+"""Rows of writable clones."""
+
+import json
+import uuid
+
+from slackwater.group.rows import CloneRow
+from slackwater.group.table import Table
+
+
+class CloneTable(Table):
+    """Clones of snapshots, whatever their state."""
+
+    def clones(self) -> list[CloneRow]:
+        """Return all clones, oldest first."""
+        return [
+            CloneRow(
+                id=row["id"],
+                name=row["name"],
+                uid=uuid.UUID(bytes=row["uid"]),
+                snapshot_uid=uuid.UUID(bytes=row["snapshot_uid"]),
+                state=row["state"],
+                exported=bool(row["exported"]),
+                chunk_bytes=row["chunk_bytes"],
+                created_ns=row["created_ns"],
+                volumes=tuple((one[0], one[1], one[2]) for one in json.loads(row["volumes"])),
+            )
+            for row in self.query("SELECT * FROM clones ORDER BY id")
+        ]
+
+    def add_clone(self, clone: CloneRow) -> int:
+        """Add a row and return the id it was given; the row's own id does not count."""
+        with self.transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO clones (name, uid, snapshot_uid, state, exported, chunk_bytes,"
+                " created_ns, volumes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    clone.name,
+                    clone.uid.bytes,
+                    clone.snapshot_uid.bytes,
+                    clone.state,
+                    int(clone.exported),
+                    clone.chunk_bytes,
+                    clone.created_ns,
+                    json.dumps(clone.volumes),
+                ),
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def update_clone(self, clone: CloneRow) -> None:
+        """Write what may change of a row: its name, state and export mark."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE clones SET name = ?, state = ?, exported = ? WHERE id = ?",
+                (clone.name, clone.state, int(clone.exported), clone.id),
+            )
+
+    def remove_clone(self, number: int) -> None:
+        """Forget a clone whose files are gone."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM clones WHERE id = ?", (number,))
