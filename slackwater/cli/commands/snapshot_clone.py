@@ -11,7 +11,11 @@ from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.session import Session
 from slackwater.v1 import resources_pb2, snapshot_pb2
 
-app = typer.Typer(help="Make, export and remove writable clones.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make, export and remove writable clones.",
+    epilog="Example:  slackwater snapshot clone create demo/s1 c1",
+    no_args_is_help=True,
+)
 Clone = Annotated[str, typer.Argument(help="For example demo/c1.", metavar="GROUP/CLONE")]
 Second = Annotated[str | None, typer.Argument(metavar="CLONE", help="Or its name apart.")]
 

@@ -91,6 +91,12 @@ SNAPSHOT = resources_pb2.Snapshot(
     state=resources_pb2.SNAPSHOT_STATE_READY,
     volumes=[resources_pb2.SnapshotVolume(volume="data", size_bytes=256 * MIB)],
 )
+CLONE = resources_pb2.Clone(
+    name="groups/demo/clones/c1",
+    snapshot=SNAPSHOT.name,
+    state=resources_pb2.CLONE_STATE_READY,
+    volumes=[resources_pb2.CloneVolume(volume="data", size_bytes=256 * MIB)],
+)
 DONE = snapshot_pb2.Run(
     name=RUN,
     group="groups/demo",

@@ -227,6 +227,39 @@ def test_differences_are_the_secondarys_to_tell(tmp_path: Path, secondary: Secon
     play(tmp_path, scene, secondary)
 
 
+def test_clones_are_passed_on_field_by_field(tmp_path: Path, secondary: Secondary) -> None:
+    clone = resources_pb2.Clone(name=f"{GROUP}/clones/c1", snapshot=SNAPSHOT)
+    rpcs = {name for name in secondary_pb2_rpcs() if "Clone" in name}
+    assert len(rpcs) == 6
+    for rpc in rpcs:
+        answer = getattr(secondary_pb2, f"SecondaryService{rpc}Response")()
+        fields = answer.DESCRIPTOR.fields_by_name
+        if "clone" in fields:
+            answer.clone.CopyFrom(clone)
+        if "clones" in fields:
+            answer.clones.append(clone)
+        if "losses" in fields:
+            answer.losses.append("it")
+        secondary.service.answers[rpc] = answer
+
+    async def scene(found: World) -> None:
+        for rpc in sorted(rpcs):
+            request = getattr(api, f"SnapshotService{rpc}Request")()
+            for field in request.DESCRIPTOR.fields:
+                value = {field.TYPE_BOOL: True, field.TYPE_INT32: 7}.get(field.type, field.name)
+                setattr(request, field.name, value)
+            answer = await getattr(found.api, rpc)(request)
+            asked = secondary.service.asked(rpc)[0]
+            assert str(asked) == str(request)
+            assert str(answer) == str(secondary.service.answers[rpc])
+
+    play(tmp_path, scene, secondary)
+
+
+def secondary_pb2_rpcs() -> list[str]:
+    return list(secondary_pb2.DESCRIPTOR.services_by_name["SecondaryService"].methods_by_name)
+
+
 def test_refusal_of_the_secondary_comes_through_with_its_details(
     tmp_path: Path, secondary: Secondary
 ) -> None:
