@@ -80,8 +80,7 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
             GetStatus WatchEvents""",
         Role.OPERATE: """
             StartSnapshot StartTask CancelRun DeleteSnapshot RefreshSnapshot ExportSnapshot
-            UnexportSnapshot DiffSnapshots
-            UnexportSnapshot CreateClone DeleteClone ExportClone UnexportClone
+            UnexportSnapshot DiffSnapshots CreateClone DeleteClone ExportClone UnexportClone
             CreateTask UpdateTask DeleteTask CreateSchedule UpdateSchedule DeleteSchedule
             CreateCheck UpdateCheck DeleteCheck CreateMirror BreakOffMirror RejoinMirror
             DeleteMirror""",
