@@ -1,4 +1,4 @@
-"""The last release and this one read each other's messages; a word that one does not know is refused.
+"""The last release and this one read each other's messages; a word unknown to one is refused.
 
 The last release is protos/release/slackwater-v1.binpb, with which `buf breaking` compares as well.
 """
