@@ -7,6 +7,7 @@ Everything here is called under the replica's apply lock.
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from slackwater import errors
 from slackwater.apply.database import INBOX, TAKEN, ReplicaDatabase
@@ -158,6 +159,14 @@ class Messages:
             self._queue.popleft()
             self._queue.extend(self.delivery.actions())
 
+    def _pump_on(self) -> None:
+        """Go on after a change that is durable: what finds no room now is nothing to refuse it for.
+
+        It waits for the next call, at the latest that of `tick`.
+        """
+        with suppress(OSError):
+            self.pump()
+
     def _do(self, action: DeliveryAction) -> None:
         match action:
             case Freeze():
@@ -205,7 +214,7 @@ class Messages:
         if self.delivery.applications.check_register(name):
             row = self._database.register_application(name, self._clock.time_ns())
             self.delivery.register(Application(row.name, row.created_ns), self._clock.monotonic())
-            self.pump()
+            self._pump_on()
         return self.delivery.applications.get(name)
 
     def unregister(self, name: str) -> None:
@@ -213,7 +222,7 @@ class Messages:
         self.delivery.check_unregister(name)
         self._database.unregister_application(name)
         self.delivery.unregister(name)
-        self.pump()
+        self._pump_on()
 
     def receive(
         self, application: str, holder: str, request_id: str, wait_seconds: float, answer: OnAnswer

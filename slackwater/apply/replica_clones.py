@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, suppress
 
 from slackwater import errors
-from slackwater.clones.catalogue import Clones
+from slackwater.clones.catalogue import CREATING, Clones
 from slackwater.clones.volume import CloneVolume
 from slackwater.group.rows import CloneRow, SnapshotRow
 from slackwater.names import check_label
@@ -142,6 +142,22 @@ class ReplicaClones(ABC):
                 f"snapshot {row.name!r} of replica {self.name!r} has writable clones: {names}",
                 f"Delete them first: slackwater snapshot clone delete {self.name} {found[0].name}",
             )
+
+    def end_clones(self, row: SnapshotRow) -> list[CloneRow]:
+        """Let the clones of a snapshot go, durably, all or none; see `remove_clone` for the rest.
+
+        Raises:
+            FailedPrecondition: one is just being made.
+        """
+        found = self.clones_of(row)
+        for clone in found:
+            if clone.state == CREATING:
+                raise errors.FailedPrecondition(
+                    "CLONE_COMES",
+                    f"clone {clone.name!r} of snapshot {row.name!r} is just being made",
+                    "Try again when it is there",
+                )
+        return [self.clones.let_go(clone.name) for clone in found]
 
     def _snapshot_with(self, uid: uuid.UUID) -> SnapshotRow:
         for row in self.catalogue.ready():

@@ -18,6 +18,8 @@ from slackwater.runtime import logs
 
 OPEN_SECONDS = 30.0
 _LOOK_SECONDS = 0.05
+_READS_AS_ZERO = 2
+"""Of a block's state in the NBD protocol's context ``base:allocation``."""
 FILE_SYSTEMS = ("ext4", "xfs")
 
 
@@ -187,9 +189,9 @@ class Attachment:
         kind = run("blkid", "-p", "-s", "TYPE", "-o", "value", device, fine=(0, 2)).strip()
         if kind:
             return kind
-        anything = run("blkid", "-p", device, fine=(0, 2)).strip()
-        if anything or not self.plan.make:
-            what = anything or "nothing"
+        is_blank = self._is_blank()
+        if not is_blank or not self.plan.make:
+            what = "nothing" if is_blank else "data"
             raise AttachError(
                 f"volume {self.plan.volume} has {what} on it, and no file system to mount",
                 "With nothing on it: --make ext4 makes one",
@@ -197,6 +199,16 @@ class Attachment:
         forced = "-F" if self.plan.make == "ext4" else "-f"
         run(f"mkfs.{self.plan.make}", "-q", forced, device)
         return self.plan.make
+
+    def _is_blank(self) -> bool:
+        """Whether every byte reads as zero, by the export's map of its blocks.
+
+        That no tool knows what is on it says nothing: it may be a database's, or a file system
+        whose first block rotted.
+        """
+        uri = self.plan.export.uri_with_certificates
+        extents = json.loads(run("nbdinfo", "--map", "--totals", "--json", uri))
+        return all(extent["type"] & _READS_AS_ZERO for extent in extents)
 
     def _mount_options(self) -> list[str]:
         chosen = [self.plan.options, "ro" if self.plan.read_only else ""]

@@ -105,7 +105,8 @@ class Clones:
     def on(self, snapshot_uid: uuid.UUID) -> list[CloneRow]:
         """Return the clones that need a snapshot, also those that are just being made."""
         with self._lock:
-            return [row for row in self._rows.values() if row.snapshot_uid == snapshot_uid]
+            rows = [row for row in self._rows.values() if row.snapshot_uid == snapshot_uid]
+            return [row for row in rows if row.state != DELETING]
 
     # -- coming ------------------------------------------------------------------------------
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from demo import mounts
 from slackwater.v1 import common_pb2, primary_pb2, record_pb2
 from tests.support.processes import CALL_SECONDS, GROUP, MIB, Cluster, connect, wait_until
 from tests.support.secured import Secured, flags
-from tests.support.tools import require
+from tests.support.tools import lacking, require
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -68,11 +69,10 @@ class Attach:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """Where volumes are mounted; nothing stays."""
-    if os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK):
-        if os.environ.get("CI") == "true":
-            pytest.fail("attach needs root and /dev/fuse")
-        pytest.skip("attach needs root and /dev/fuse")
-    for tool in ("nbdfuse", "nbdkit", "losetup", "mkfs.ext4"):
+    lacks = mounts.missing()
+    if lacks:
+        lacking(f"attach needs {', '.join(lacks)}")
+    for tool in ("nbdkit", "nbdinfo"):
         require(tool)
     place = tmp_path / "place"
     place.mkdir()
@@ -293,6 +293,17 @@ def test_data_of_another_kind_is_never_made_into_a_file_system(
         in Attach(cluster, place, "--make", "ext4", volume=volume).refused()
     )
     assert cluster.read_volume(volume)[510:512] == b"\x55\xaa"
+
+
+def test_data_that_no_tool_knows_is_never_made_into_a_file_system(
+    cluster: Cluster, place: Path, volume: str
+) -> None:
+    """A database's file, or a file system whose first block rotted: blkid finds nothing there."""
+    with connect(cluster, "primary", f"{GROUP}/volumes/{volume}") as device:
+        device.write(32 * MIB, b"precious".ljust(512), fua=True)
+    said = Attach(cluster, place, "--make", "ext4", volume=volume).refused()
+    assert "has data on it, and no file system to mount" in said
+    assert cluster.read_volume(volume)[32 * MIB :].startswith(b"precious")
 
 
 def test_volume_is_attached_over_mutual_tls(tmp_path: Path, place: Path) -> None:

@@ -3,6 +3,7 @@
 from tests.mutants.catalogue import Mutant
 
 CRASHES = "tests/crash/test_clones.py"
+SERVICE = "tests/unit/services/secondary/test_clones.py"
 
 CLONES = (
     Mutant(
@@ -38,7 +39,20 @@ CLONES = (
         "slackwater/apply/replica_clones.py",
         "        if found:\n",
         "        if False:\n",
-        "tests/unit/services/secondary/test_clones.py"
-        "::test_cloned_snapshot_is_neither_deleted_nor_refreshed_unless_forced",
+        f"{SERVICE}::test_cloned_snapshot_is_neither_deleted_nor_refreshed_unless_forced",
+    ),
+    Mutant(
+        "clone that comes ended with its snapshot (I27)",
+        "slackwater/apply/replica_clones.py",
+        "            if clone.state == CREATING:\n",
+        "            if clone.state == '':\n",
+        f"{SERVICE}::test_snapshot_stays_while_a_clone_of_it_comes_even_if_forced",
+    ),
+    Mutant(
+        "clone that goes holds its snapshot",
+        "slackwater/clones/catalogue.py",
+        "[row for row in rows if row.state != DELETING]",
+        "rows",
+        f"{SERVICE}::test_clone_whose_files_cannot_be_removed_now_holds_its_snapshot_no_longer",
     ),
 )

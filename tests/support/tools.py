@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -16,9 +17,13 @@ def require(tool: str) -> str:
     """
     search = os.pathsep.join((os.environ.get("PATH", os.defpath), _SYSTEM_PATH))
     found = shutil.which(tool, path=search)
-    if found is not None:
-        return found
-    sentence = f"{tool} is not installed: run `make setup` as root"
+    if found is None:
+        lacking(f"{tool} is not installed: run `make setup` as root")
+    return found
+
+
+def lacking(sentence: str) -> NoReturn:
+    """Skip the test for want of something that its sentence names; under CI=true fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(sentence)
     pytest.skip(sentence)

@@ -250,6 +250,33 @@ def test_message_is_handed_over_only_where_the_replica_stands_at_it(
     assert replica.create_snapshot("at", at_message="m1") is not None
 
 
+@pytest.mark.parametrize("is_new", [True, False], ids=["registered", "unregistered"])
+def test_change_of_names_that_is_durable_is_not_refused_for_what_waits_for_room(
+    monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    """What is refused did not happen: the message that waits has nothing to do with the name."""
+    storage = SimulatedStorage()
+    replica, stream = with_volume(storage)
+    for name in (APPLICATION, "old"):
+        replica.register_application(name)
+    stream.message("m1", common_pb2.MESSAGE_BEHAVIOUR_NOTIFY)
+    receive(replica, stream)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica.database, "keep_notified", full)
+        apply_all(replica)
+        assert replica.status().stall is not None
+        if is_new:
+            replica.register_application("another")
+        else:
+            replica.unregister_application("old")
+    names = [one.name for one in open_replica(storage.kill(), ManualClock()).applications()]
+    assert ("another" in names, "old" in names) == (is_new, is_new)
+
+
 # -- bounds ----------------------------------------------------------------------------------
 
 

@@ -1,12 +1,14 @@
 """Clones over a real server: written over NBD, in the way of what they stand on."""
 
 import asyncio
+import errno
 from pathlib import Path
 
 import grpc
 import pytest
 
-from slackwater.errors import NotFound
+from slackwater.errors import FailedPrecondition, NotFound
+from slackwater.group.rows import CloneRow
 from slackwater.nbd.client import Client
 from slackwater.nbd.wire import CMD_FLAG_FAST_ZERO
 from slackwater.v1 import resources_pb2
@@ -137,3 +139,46 @@ async def test_clone_is_refused_what_makes_no_sense_and_exported_ones_stay(tmp_p
         assert "its export ends" in (await site.api.DeleteClone(delete)).losses[1]
         await refused(site.api.DeleteClone(delete), Code.NOT_FOUND)
         await clone(site)  # its name is free
+
+
+@in_loop
+async def test_snapshot_stays_while_a_clone_of_it_comes_even_if_forced(tmp_path: Path) -> None:
+    async with frozen(tmp_path) as (site, _, _):
+        await snapshot(site)
+        replica = site.group().replica
+        make, refusals = replica.clones.make_files, []
+
+        def interrupted(row: CloneRow) -> None:
+            with pytest.raises(FailedPrecondition) as caught:
+                replica.delete_snapshot("s1", force=True)
+            refusals.append(caught.value.reason)
+            make(row)
+
+        replica.clones.make_files = interrupted  # type: ignore[method-assign]
+        made = await clone(site)
+        assert refusals == ["CLONE_COMES"]
+        assert made.state == resources_pb2.CLONE_STATE_READY
+        client = await export(site)
+        await asyncio.to_thread(client.close)
+
+
+@in_loop
+async def test_clone_whose_files_cannot_be_removed_now_holds_its_snapshot_no_longer(
+    tmp_path: Path,
+) -> None:
+    async with frozen(tmp_path) as (site, _, _):
+        await snapshot(site)
+        await clone(site)
+        replica = site.group().replica
+
+        def stuck(row: CloneRow) -> None:
+            raise OSError(errno.EIO, f"Input/output error: {row.name}")
+
+        replica.clones.remove_files = stuck  # type: ignore[method-assign]
+        await site.api.DeleteClone(api.SecondaryServiceDeleteCloneRequest(name=C1))
+        got = (await site.api.GetSnapshot(api.GetSnapshotRequest(name=S1))).snapshot
+        assert not got.clones
+        await site.api.DeleteSnapshot(api.SecondaryServiceDeleteSnapshotRequest(name=S1))
+        await site.restart(clean=False)
+        assert site.group().replica.clones.ready() == []
+        assert list(tmp_path.rglob("*.bits")) == [], "what was left went at the start"

@@ -1,0 +1,21 @@
+"""Mutants of full disks, and of volumes that only seem empty."""
+
+from tests.mutants.catalogue import Mutant
+
+SPACE = (
+    Mutant(
+        "durable name refused for another's want of room",
+        "slackwater/apply/messages.py",
+        "        with suppress(OSError):\n            self.pump()\n",
+        "        self.pump()\n",
+        "tests/unit/apply/test_replica_storage.py"
+        "::test_change_of_names_that_is_durable_is_not_refused_for_what_waits_for_room",
+    ),
+    Mutant(
+        "file system made over data that no tool knows",
+        "slackwater/attach/attachment.py",
+        'return all(extent["type"] & _READS_AS_ZERO for extent in extents)',
+        "return extents is not None",
+        "tests/e2e/test_attach.py::test_data_that_no_tool_knows_is_never_made_into_a_file_system",
+    ),
+)
