@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from slackwater.attach import system
 
 WAIT_SECONDS = 15.0
 COMMAND_SECONDS = 60.0
@@ -19,7 +20,7 @@ class MountError(Exception):
 
 def missing() -> list[str]:
     """What this machine lacks for a real file system over NBD, as words for people."""
-    lacks = [f"the program {tool}" for tool in TOOLS if shutil.which(tool, path=_search()) is None]
+    lacks = [f"the program {tool}" for tool in TOOLS if not system.has(tool)]
     if os.geteuid() != 0:
         lacks.append("root")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -31,18 +32,10 @@ def missing() -> list[str]:
 
 def run(*command: str, timeout_seconds: float = COMMAND_SECONDS) -> str:
     """Run a command to its end and return what it printed; an error carries what it said."""
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=timeout_seconds,
-        check=False,
-        env={**os.environ, "PATH": _search()},
-    )
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()
-        raise MountError(f"{' '.join(command)} ended with {done.returncode}: {said}")
-    return done.stdout
+    try:
+        return system.run(*command, seconds=timeout_seconds)
+    except system.AttachError as error:
+        raise MountError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -95,7 +88,7 @@ def mounted(device: str, where: Path, options: str = "") -> Iterator[Path]:
         thaw(where)
         try:
             run("umount", str(where))
-        except (MountError, subprocess.TimeoutExpired):  # still in use: it goes with its last user
+        except MountError:  # still in use: it goes with its last user
             _leave(lambda: run("umount", "--lazy", str(where)))
 
 
@@ -137,13 +130,9 @@ def check_file_system(disk: Path) -> tuple[bool, str]:
         text=True,
         timeout=COMMAND_SECONDS,
         check=False,
-        env={**os.environ, "PATH": _search()},
+        env=system.environment(),
     )
     return done.returncode == 0, (done.stdout + done.stderr).strip()
-
-
-def _search() -> str:
-    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _wait_for(disk: Path, process: subprocess.Popen[bytes], uri: str) -> None:
@@ -162,5 +151,5 @@ def _wait_for(disk: Path, process: subprocess.Popen[bytes], uri: str) -> None:
 
 def _leave(step: Callable[[], object]) -> None:
     """A step on the way out: what it undoes may be gone already."""
-    with contextlib.suppress(MountError, subprocess.TimeoutExpired):
+    with contextlib.suppress(MountError):
         step()

@@ -1,6 +1,5 @@
 """The rpcs of clones: passed on to the Secondary, whose they are, field by field."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -12,7 +11,6 @@ from slackwater.v1 import snapshot_pb2 as api
 
 CALL_SECONDS = 20.0
 Context = grpc.aio.ServicerContext[Any, Any]
-A = TypeVar("A", bound=Message)
 B = TypeVar("B", bound=Message)
 
 
@@ -26,7 +24,8 @@ class CloneCalls:
     ) -> api.SnapshotServiceCreateCloneResponse:
         """Have the Secondary make a writable clone of a snapshot."""
         asked = _as(secondary_pb2.SecondaryServiceCreateCloneRequest, request)
-        answer = await self._pass_on(self._peers.secondary_api.CreateClone, asked, context)
+        call = self._peers.secondary_api.CreateClone(asked, timeout=CALL_SECONDS)
+        answer = await self._peers.secondary.forward(call, context)
         return _as(api.SnapshotServiceCreateCloneResponse, answer)
 
     async def GetClone(
@@ -34,7 +33,8 @@ class CloneCalls:
     ) -> api.SnapshotServiceGetCloneResponse:
         """Return a clone as the Secondary has it."""
         asked = _as(secondary_pb2.SecondaryServiceGetCloneRequest, request)
-        answer = await self._pass_on(self._peers.secondary_api.GetClone, asked, context)
+        call = self._peers.secondary_api.GetClone(asked, timeout=CALL_SECONDS)
+        answer = await self._peers.secondary.forward(call, context)
         return _as(api.SnapshotServiceGetCloneResponse, answer)
 
     async def ListClones(
@@ -42,7 +42,8 @@ class CloneCalls:
     ) -> api.SnapshotServiceListClonesResponse:
         """List clones as the Secondary has them."""
         asked = _as(secondary_pb2.SecondaryServiceListClonesRequest, request)
-        answer = await self._pass_on(self._peers.secondary_api.ListClones, asked, context)
+        call = self._peers.secondary_api.ListClones(asked, timeout=CALL_SECONDS)
+        answer = await self._peers.secondary.forward(call, context)
         return _as(api.SnapshotServiceListClonesResponse, answer)
 
     async def DeleteClone(
@@ -50,7 +51,8 @@ class CloneCalls:
     ) -> api.SnapshotServiceDeleteCloneResponse:
         """Have the Secondary remove a clone."""
         asked = _as(secondary_pb2.SecondaryServiceDeleteCloneRequest, request)
-        answer = await self._pass_on(self._peers.secondary_api.DeleteClone, asked, context)
+        call = self._peers.secondary_api.DeleteClone(asked, timeout=CALL_SECONDS)
+        answer = await self._peers.secondary.forward(call, context)
         return _as(api.SnapshotServiceDeleteCloneResponse, answer)
 
     async def ExportClone(
@@ -58,7 +60,8 @@ class CloneCalls:
     ) -> api.SnapshotServiceExportCloneResponse:
         """Have the Secondary export a clone."""
         asked = _as(secondary_pb2.SecondaryServiceExportCloneRequest, request)
-        answer = await self._pass_on(self._peers.secondary_api.ExportClone, asked, context)
+        call = self._peers.secondary_api.ExportClone(asked, timeout=CALL_SECONDS)
+        answer = await self._peers.secondary.forward(call, context)
         return _as(api.SnapshotServiceExportCloneResponse, answer)
 
     async def UnexportClone(
@@ -66,17 +69,9 @@ class CloneCalls:
     ) -> api.SnapshotServiceUnexportCloneResponse:
         """Have the Secondary end the export of a clone."""
         asked = _as(secondary_pb2.SecondaryServiceUnexportCloneRequest, request)
-        answer = await self._pass_on(self._peers.secondary_api.UnexportClone, asked, context)
+        call = self._peers.secondary_api.UnexportClone(asked, timeout=CALL_SECONDS)
+        answer = await self._peers.secondary.forward(call, context)
         return _as(api.SnapshotServiceUnexportCloneResponse, answer)
-
-    async def _pass_on(
-        self, rpc: Callable[..., Awaitable[A]], request: Message, context: Context
-    ) -> A:
-        """Return the Secondary's answer, or end the call as the Secondary did."""
-        try:
-            return await rpc(request, timeout=CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            await self._peers.secondary.relay(error, context)
 
 
 def _as(kind: type[B], message: Message) -> B:

@@ -1,8 +1,8 @@
 """The Primary and the Secondary as seen from here: a channel each, and whether they answer."""
 
 import time
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Awaitable, Mapping
+from typing import NoReturn, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -12,6 +12,8 @@ from slackwater.runtime import client, status
 from slackwater.runtime.health import READINESS
 from slackwater.runtime.tls import CertificateStore
 from slackwater.v1 import primary_pb2_grpc, secondary_pb2_grpc, snapshot_pb2
+
+T = TypeVar("T")
 
 ASK_SECONDS = 1.5
 GONE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -84,6 +86,13 @@ class Peer:
             (key, value) for key, value in error.trailing_metadata() or () if key == _DETAILS_KEY
         )
         await context.abort(error.code(), error.details() or "", details)
+
+    async def forward(self, call: Awaitable[T], context: status.Aborting) -> T:
+        """Return the peer's answer, or end a call of ours as it ended this one; see `relay`."""
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            await self.relay(error, context)
 
     def unavailable(self) -> Unavailable:
         """The error for a peer that does not answer."""

@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
 import slackwater
 from services.snapshot.clones import CloneCalls
@@ -27,7 +26,6 @@ REQUEST_ID_LIMIT = 128
 SHOWN_RUNS = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
-T = TypeVar("T", bound=Message)
 
 
 class SnapshotServicer(CloneCalls, ScheduleServicer):
@@ -97,7 +95,7 @@ class SnapshotServicer(CloneCalls, ScheduleServicer):
             group=request.group, page_size=request.page_size, page_token=request.page_token
         )
         rpc = self._peers.secondary_api.ListSnapshots
-        answer = await self._forward(rpc(asked, timeout=CALL_SECONDS), context)
+        answer = await self._peers.secondary.forward(rpc(asked, timeout=CALL_SECONDS), context)
         return api.SnapshotServiceListSnapshotsResponse(
             snapshots=answer.snapshots, next_page_token=answer.next_page_token
         )
@@ -113,7 +111,7 @@ class SnapshotServicer(CloneCalls, ScheduleServicer):
             force=request.force,
         )
         rpc = self._peers.secondary_api.DeleteSnapshot
-        answer = await self._forward(rpc(asked, timeout=CALL_SECONDS), context)
+        answer = await self._peers.secondary.forward(rpc(asked, timeout=CALL_SECONDS), context)
         return api.SnapshotServiceDeleteSnapshotResponse(losses=answer.losses)
 
     async def RefreshSnapshot(
@@ -127,7 +125,7 @@ class SnapshotServicer(CloneCalls, ScheduleServicer):
             validate_only=request.validate_only,
         )
         rpc = self._peers.secondary_api.RefreshSnapshot
-        answer = await self._forward(rpc(asked, timeout=CALL_SECONDS), context)
+        answer = await self._peers.secondary.forward(rpc(asked, timeout=CALL_SECONDS), context)
         response = api.SnapshotServiceRefreshSnapshotResponse(losses=answer.losses)
         if answer.HasField("snapshot"):
             response.snapshot.CopyFrom(answer.snapshot)
@@ -141,7 +139,7 @@ class SnapshotServicer(CloneCalls, ScheduleServicer):
             name=request.name, request_id=request.request_id
         )
         rpc = self._peers.secondary_api.ExportSnapshot
-        answer = await self._forward(rpc(asked, timeout=CALL_SECONDS), context)
+        answer = await self._peers.secondary.forward(rpc(asked, timeout=CALL_SECONDS), context)
         return api.SnapshotServiceExportSnapshotResponse(
             snapshot=answer.snapshot, nbd_uris=answer.nbd_uris
         )
@@ -154,7 +152,7 @@ class SnapshotServicer(CloneCalls, ScheduleServicer):
             name=request.name, request_id=request.request_id
         )
         rpc = self._peers.secondary_api.UnexportSnapshot
-        answer = await self._forward(rpc(asked, timeout=CALL_SECONDS), context)
+        answer = await self._peers.secondary.forward(rpc(asked, timeout=CALL_SECONDS), context)
         return api.SnapshotServiceUnexportSnapshotResponse(snapshot=answer.snapshot)
 
     async def DiffSnapshots(
@@ -210,7 +208,9 @@ class SnapshotServicer(CloneCalls, ScheduleServicer):
         """Refuse at once what the Secondary would refuse later."""
         replica = secondary_pb2.GetReplicaRequest(name=request.group)
         secondary = self._peers.secondary_api
-        await self._forward(secondary.GetReplica(replica, timeout=CALL_SECONDS), context)
+        await self._peers.secondary.forward(
+            secondary.GetReplica(replica, timeout=CALL_SECONDS), context
+        )
         if not request.snapshot_id:
             return
         name = f"{request.group}/snapshots/{request.snapshot_id}"
@@ -222,13 +222,6 @@ class SnapshotServicer(CloneCalls, ScheduleServicer):
                 return
             await self._peers.secondary.relay(error, context)
         raise AlreadyExists("snapshot", name, "Choose another name, or delete that one")
-
-    async def _forward(self, call: Awaitable[T], context: Context) -> T:
-        """Return the Secondary's answer, or end the call as the Secondary did."""
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            await self._peers.secondary.relay(error, context)
 
 
 def _check_start(request: api.StartSnapshotRequest) -> None:

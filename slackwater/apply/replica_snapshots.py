@@ -255,7 +255,7 @@ class ReplicaSnapshots(ReplicaClones):
         with self._changing():
             row = self.catalogue.get(name)
             self.check_free(row, forced=force)
-            ended = [self.clones.let_go(clone.name) for clone in self.clones_of(row)]
+            ended = self.end_clones(row)
             # A guard that outlived its sync, for it was exported, is a snapshot like any other.
             self.catalogue.delete(name, guard=not self.syncing.is_running, exported=force)
         for clone in ended:
@@ -356,12 +356,8 @@ class ReplicaSnapshots(ReplicaClones):
             InvalidRequest: `older` is not the older one.
         """
         base = self.catalogue.get(older) if older else None
-        if base is not None and not self.snapshot_is_readable(older):
-            raise errors.FailedPrecondition(
-                "SNAPSHOT_NOT_REACHED",
-                f"replica {self.name!r} is recovering and not yet at snapshot {older!r}",
-                "Try again when it is done",
-            )
+        if base is not None:
+            self.check_reached(older)
         if not newer:
             live = self.volumes.named(volume_name)
             return Differences(self.catalogue, base, None, live.id, LiveVolume(live))

@@ -7,7 +7,6 @@ import typer
 from slackwater.cli import words
 from slackwater.cli.command import command
 from slackwater.cli.commands.group import Name as Group
-from slackwater.cli.commands.snapshot import app
 from slackwater.cli.failure import usage
 from slackwater.cli.session import Session
 from slackwater.v1 import snapshot_pb2
@@ -15,12 +14,11 @@ from slackwater.v1 import snapshot_pb2
 _PATIENCE_SECONDS = 3600.0
 
 
-def add_to(root: typer.Typer) -> None:
-    """Add nothing: the verb is one of the noun `snapshot`."""
-    del root
+def add_to(noun: typer.Typer) -> None:
+    """Add the verb."""
+    command(noun, "diff", "slackwater snapshot diff demo s1 s2")(diff)
 
 
-@command(app, "diff", "slackwater snapshot diff demo s1 s2")
 def diff(
     session: Session,
     group: Group,
