@@ -1,55 +1,9 @@
 """What the Grafana dashboards show: panels and their queries."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-HALF, THIRD, WHOLE = 12, 8, 24
-_G = 'group=~"$group"'
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel: what it is called, what it asks, in which unit, drawn how, how wide."""
-
-    title: str
-    queries: Sequence[tuple[str, str]]
-    unit: str = "short"
-    kind: str = "lines"
-    span: int = HALF
-    about: str = ""
-
-
-@dataclass(frozen=True)
-class Board:
-    """One dashboard."""
-
-    uid: str
-    title: str
-    about: str
-    panels: Sequence[Panel]
-    annotations: Sequence[tuple[str, str]] = ()
-
-
-def _query(expression: str, legend: str = "{{group}}") -> tuple[str, str]:
-    return expression, legend
-
-
-def _rate(name: str, by: str = "group") -> str:
-    return f"sum by ({by}) (rate({name}{{{_G}}}[$__rate_interval]))"
-
-
-def _most(name: str, by: str = "group") -> str:
-    return f"max by ({by}) ({name}{{{_G}}})"
-
-
-def _quantiles(name: str, selector: str) -> list[tuple[str, str]]:
-    """The median and the 99th percentile of a histogram, by group."""
-    rate = f"sum by (group, le) (rate({name}_bucket{{{selector}}}[$__rate_interval]))"
-    return [
-        (f"histogram_quantile({share}, {rate})", f"{{{{group}}}} {word}")
-        for share, word in ((0.5, "p50"), (0.99, "p99"))
-    ]
-
+from tools.boards_tasks import TASKS
+from tools.panels import GROUP, THIRD, WHOLE, Board, Panel, most, quantiles, query, rate
 
 OVERVIEW = Board(
     "slackwater-overview",
@@ -59,8 +13,8 @@ OVERVIEW = Board(
         Panel(
             "Recovery point: age of the oldest write that a Secondary lacks",
             [
-                _query(
-                    _most("slackwater_link_lag_seconds", "group, link"),
+                query(
+                    most("slackwater_link_lag_seconds", "group, link"),
                     "{{group}} {{link}}",
                 )
             ],
@@ -70,8 +24,8 @@ OVERVIEW = Board(
         Panel(
             "Bytes that a Secondary lacks",
             [
-                _query(
-                    _most("slackwater_link_lag_bytes", "group, link"),
+                query(
+                    most("slackwater_link_lag_bytes", "group, link"),
                     "{{group}} {{link}}",
                 )
             ],
@@ -80,8 +34,8 @@ OVERVIEW = Board(
         Panel(
             "Links",
             [
-                _query(
-                    f"max by (group, link, state) (slackwater_link_state{{{_G}}}) == 1",
+                query(
+                    f"max by (group, link, state) (slackwater_link_state{{{GROUP}}}) == 1",
                     "{{group}} {{link}}: {{state}}",
                 )
             ],
@@ -90,8 +44,8 @@ OVERVIEW = Board(
         Panel(
             "Replicas",
             [
-                _query(
-                    f"max by (group, state) (slackwater_secondary_state{{{_G}}}) == 1",
+                query(
+                    f"max by (group, state) (slackwater_secondary_state{{{GROUP}}}) == 1",
                     "{{group}}: {{state}}",
                 )
             ],
@@ -100,9 +54,9 @@ OVERVIEW = Board(
         Panel(
             "Age of the newest snapshot, by grade",
             [
-                _query(
+                query(
                     "time() - max by (group, grade)"
-                    f" (slackwater_snapshot_last_created_timestamp_seconds{{{_G}}} > 0)",
+                    f" (slackwater_snapshot_last_created_timestamp_seconds{{{GROUP}}} > 0)",
                     "{{group}} {{grade}}",
                 )
             ],
@@ -112,14 +66,14 @@ OVERVIEW = Board(
         Panel(
             "Use of the logs",
             [
-                _query(
-                    f"max by (group) (slackwater_primary_log_used_bytes{{{_G}}}"
-                    f" / slackwater_primary_log_capacity_bytes{{{_G}}})",
+                query(
+                    f"max by (group) (slackwater_primary_log_used_bytes{{{GROUP}}}"
+                    f" / slackwater_primary_log_capacity_bytes{{{GROUP}}})",
                     "{{group}} Primary",
                 ),
-                _query(
-                    f"max by (group) (slackwater_secondary_log_used_bytes{{{_G}}}"
-                    f" / slackwater_secondary_log_capacity_bytes{{{_G}}})",
+                query(
+                    f"max by (group) (slackwater_secondary_log_used_bytes{{{GROUP}}}"
+                    f" / slackwater_secondary_log_capacity_bytes{{{GROUP}}})",
                     "{{group}} Secondary",
                 ),
             ],
@@ -135,15 +89,15 @@ REPLICATION = Board(
     (
         Panel(
             "Written",
-            [_query(_rate("slackwater_primary_write_bytes_total"))],
+            [query(rate("slackwater_primary_write_bytes_total"))],
             "Bps",
             span=THIRD,
         ),
         Panel(
             "Sent",
             [
-                _query(
-                    _rate("slackwater_link_sent_bytes_total", "group, link"),
+                query(
+                    rate("slackwater_link_sent_bytes_total", "group, link"),
                     "{{group}} {{link}}",
                 )
             ],
@@ -152,36 +106,36 @@ REPLICATION = Board(
         ),
         Panel(
             "Applied",
-            [_query(_rate("slackwater_secondary_applied_bytes_total"))],
+            [query(rate("slackwater_secondary_applied_bytes_total"))],
             "Bps",
             span=THIRD,
         ),
         Panel(
             "Records in a commit",
             [
-                _query(
-                    f"{_rate('slackwater_primary_records_total')}"
-                    f" / {_rate('slackwater_primary_commits_total')}"
+                query(
+                    f"{rate('slackwater_primary_records_total')}"
+                    f" / {rate('slackwater_primary_commits_total')}"
                 )
             ],
             about="The deeper the queue of the writers, the more share one sync of the log.",
         ),
         Panel(
             "Sync of the Primary's log",
-            _quantiles("slackwater_primary_log_sync_seconds", _G),
+            quantiles("slackwater_primary_log_sync_seconds", GROUP),
             "s",
         ),
         Panel(
             "From received to durable on the Secondary",
-            _quantiles("slackwater_secondary_durable_seconds", _G),
+            quantiles("slackwater_secondary_durable_seconds", GROUP),
             "s",
         ),
-        Panel("One step of applying", _quantiles("slackwater_secondary_apply_seconds", _G), "s"),
+        Panel("One step of applying", quantiles("slackwater_secondary_apply_seconds", GROUP), "s"),
         Panel(
             "Sent and not yet acked",
             [
-                _query(
-                    _most("slackwater_link_inflight_bytes", "group, link"),
+                query(
+                    most("slackwater_link_inflight_bytes", "group, link"),
                     "{{group}} {{link}}",
                 )
             ],
@@ -189,19 +143,20 @@ REPLICATION = Board(
         ),
         Panel(
             "Received and not yet applied",
-            [_query(_most("slackwater_secondary_backlog_bytes"))],
+            [query(most("slackwater_secondary_backlog_bytes"))],
             "bytes",
         ),
         Panel(
             "Streams opened, senders started again",
             [
-                _query(
-                    f"sum by (group, link) (increase(slackwater_link_connects_total{{{_G}}}[1h]))",
+                query(
+                    "sum by (group, link)"
+                    f" (increase(slackwater_link_connects_total{{{GROUP}}}[1h]))",
                     "{{group}} {{link}} streams",
                 ),
-                _query(
+                query(
                     "sum by (group, link)"
-                    f" (increase(slackwater_link_sender_restarts_total{{{_G}}}[1h]))",
+                    f" (increase(slackwater_link_sender_restarts_total{{{GROUP}}}[1h]))",
                     "{{group}} {{link}} senders",
                 ),
             ],
@@ -210,9 +165,9 @@ REPLICATION = Board(
         Panel(
             "Sync: bytes still to copy",
             [
-                _query(
-                    f"max by (group, link) (slackwater_link_sync_total_bytes{{{_G}}}"
-                    f" - slackwater_link_sync_done_bytes{{{_G}}})",
+                query(
+                    f"max by (group, link) (slackwater_link_sync_total_bytes{{{GROUP}}}"
+                    f" - slackwater_link_sync_done_bytes{{{GROUP}}})",
                     "{{group}} {{link}}",
                 )
             ],
@@ -221,7 +176,7 @@ REPLICATION = Board(
         Panel(
             "RPCs that did not end OK",
             [
-                _query(
+                query(
                     "sum by (grpc_service, grpc_method, grpc_code)"
                     ' (rate(grpc_server_handled_total{grpc_code!="OK"}[$__rate_interval]))',
                     "{{grpc_method}} {{grpc_code}}",
@@ -240,18 +195,19 @@ MESSAGES = Board(
     (
         Panel(
             "Standing at a message",
-            [_query(f"{_most('slackwater_ibc_frozen_since_timestamp_seconds')} > bool 0")],
+            [query(f"{most('slackwater_ibc_frozen_since_timestamp_seconds')} > bool 0")],
             kind="states",
             span=WHOLE,
         ),
-        Panel("Held by the fence", _quantiles("slackwater_ibc_fence_seconds", _G), "s"),
-        Panel("Applying stood still", _quantiles("slackwater_ibc_freeze_seconds", _G), "s"),
+        Panel("Held by the fence", quantiles("slackwater_ibc_fence_seconds", GROUP), "s"),
+        Panel("Applying stood still", quantiles("slackwater_ibc_freeze_seconds", GROUP), "s"),
         Panel(
             "Freezes, by how long they lasted",
             [
-                _query(
+                query(
                     "sum by (le)"
-                    f" (increase(slackwater_ibc_freeze_seconds_bucket{{{_G}}}[$__rate_interval]))",
+                    f" (increase(slackwater_ibc_freeze_seconds_bucket{{{GROUP}}}"
+                    "[$__rate_interval]))",
                     "{{le}}",
                 )
             ],
@@ -261,9 +217,9 @@ MESSAGES = Board(
         Panel(
             "Messages that came to their end, by what became of them",
             [
-                _query(
+                query(
                     "sum by (group, result) (increase(slackwater_ibc_messages_total"
-                    f'{{{_G},result!=""}}[1h]))',
+                    f'{{{GROUP},result!=""}}[1h]))',
                     "{{group}} {{result}}",
                 )
             ],
@@ -271,13 +227,37 @@ MESSAGES = Board(
         ),
         Panel(
             "Messages that are not final",
-            [_query(_most("slackwater_ibc_pending_messages"))],
+            [query(most("slackwater_ibc_pending_messages"))],
+        ),
+        Panel(
+            "Freezes that a lease owns",
+            [query(most("slackwater_ibc_leased"))],
+            kind="states",
+        ),
+        Panel("Held by agents", quantiles("slackwater_ibc_quiesce_window_seconds", GROUP), "s"),
+        Panel(
+            "Agents, and applications held right now",
+            [
+                query(most("slackwater_ibc_agents"), "{{group}} agents"),
+                query(most("slackwater_ibc_quiesce_holds"), "{{group}} held"),
+            ],
+        ),
+        Panel(
+            "Quiesces, by what came of them",
+            [
+                query(
+                    "sum by (group, result)"
+                    f" (increase(slackwater_ibc_quiesce_rounds_total{{{GROUP}}}[1h]))",
+                    "{{group}} {{result}}",
+                )
+            ],
+            about="Within the last hour.",
         ),
     ),
     (
         (
             "Messages",
-            f"sum by (group) (changes(slackwater_ibc_messages_total{{{_G}}}[1m])) > 0",
+            f"sum by (group) (changes(slackwater_ibc_messages_total{{{GROUP}}}[1m])) > 0",
         ),
     ),
 )
@@ -289,14 +269,14 @@ SNAPSHOTS = Board(
     (
         Panel(
             "Snapshots held, by grade",
-            [_query(_most("slackwater_snapshots", "group, grade"), "{{group}} {{grade}}")],
+            [query(most("slackwater_snapshots", "group, grade"), "{{group}} {{grade}}")],
         ),
         Panel(
             "Newest snapshot, by grade",
             [
-                _query(
+                query(
                     "max by (group, grade)"
-                    f" (slackwater_snapshot_last_created_timestamp_seconds{{{_G}}} > 0) * 1000",
+                    f" (slackwater_snapshot_last_created_timestamp_seconds{{{GROUP}}} > 0) * 1000",
                     "{{group}} {{grade}}",
                 )
             ],
@@ -305,24 +285,20 @@ SNAPSHOTS = Board(
         ),
         Panel(
             "Runs, by how they ended",
-            [
-                _query(
-                    "sum by (result) (increase(slackwater_snapshot_runs_total[1h]))", "{{result}}"
-                )
-            ],
+            [query("sum by (result) (increase(slackwater_snapshot_runs_total[1h]))", "{{result}}")],
             about="Within the last hour.",
         ),
-        Panel("Runs that are not over", [_query("max(slackwater_snapshot_runs_active)", "runs")]),
+        Panel("Runs that are not over", [query("max(slackwater_snapshot_runs_active)", "runs")]),
         Panel(
             "Other services, as the snapshot service sees them",
-            [_query("max by (peer) (slackwater_snapshot_peer_up)", "{{peer}}")],
+            [query("max by (peer) (slackwater_snapshot_peer_up)", "{{peer}}")],
             kind="states",
             span=WHOLE,
         ),
     ),
 )
 
-BOARDS = (OVERVIEW, REPLICATION, MESSAGES, SNAPSHOTS)
+BOARDS = (OVERVIEW, REPLICATION, MESSAGES, SNAPSHOTS, TASKS)
 
 
 def expressions(board: Board) -> Iterator[str]:

@@ -17,7 +17,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableRefresh
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from tools.boards import BOARDS, Board, Panel
+from tools.boards import BOARDS
+from tools.panels import Board, Panel
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "monitoring/dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")

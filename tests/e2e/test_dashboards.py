@@ -9,16 +9,19 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 import yaml
 
-from slackwater.v1 import primary_pb2, snapshot_pb2
+from slackwater.v1 import common_pb2, primary_pb2, snapshot_pb2
 from tests.support.processes import GROUP, MIB, Cluster, flood, wait_until
+from tests.support.scripted_agent import ScriptedAgent
 from tests.support.tools import require
 from tools import boards, dashboards, prometheusrule
+from tools.panels import Board
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -26,13 +29,13 @@ VARIABLES = {"$group": ".*", "$__rate_interval": "30s"}
 
 
 @pytest.mark.parametrize("board", boards.BOARDS, ids=lambda board: board.uid)
-def test_committed_dashboard_is_what_its_source_renders(board: boards.Board) -> None:
+def test_committed_dashboard_is_what_its_source_renders(board: Board) -> None:
     committed = (dashboards.DIRECTORY / f"{board.uid}.json").read_text()
     assert committed == dashboards.render(board), "run: make monitoring"
 
 
 @pytest.mark.parametrize("board", boards.BOARDS, ids=lambda board: board.uid)
-def test_dashboard_has_a_stable_uid_and_its_source_as_a_variable(board: boards.Board) -> None:
+def test_dashboard_has_a_stable_uid_and_its_source_as_a_variable(board: Board) -> None:
     made = json.loads(dashboards.render(board))
     assert made["uid"] == board.uid and made["title"] == board.title
     assert [one["name"] for one in made["templating"]["list"]] == ["datasource", "group"]
@@ -115,17 +118,51 @@ def prometheus(cluster: Cluster, tmp_path: Path) -> Iterator[Prometheus]:
 def live(cluster: Cluster, stopping: threading.Event) -> None:
     """A bit of everything, over and over: writes, a freeze, a snapshot, a refused call."""
     number = 0
-    while not stopping.is_set():
-        number += 1
-        flood(cluster, 1, 4 * MIB)
-        message = cluster.send()
-        assert cluster.receive() is not None
-        cluster.take_snapshot(f"s-{number}", message.name)
-        cluster.unfreeze(message.name)
-        cluster.snapshot_api.StartSnapshot(snapshot_pb2.StartSnapshotRequest(group=GROUP))
-        with pytest.raises(grpc.RpcError):
-            cluster.primary_api.GetGroup(primary_pb2.GetGroupRequest(name="groups/none"))
-        stopping.wait(1.0)
+    make_task(cluster)
+    with ScriptedAgent(cluster.primary_api, GROUP, "db", "fsfreeze") as agent:
+        while not stopping.is_set():
+            number += 1
+            act(cluster, number)
+            quiesce(cluster, agent)
+            stopping.wait(1.0)
+
+
+def act(cluster: Cluster, number: int) -> None:
+    flood(cluster, 1, 4 * MIB)
+    message = cluster.send()
+    assert cluster.receive() is not None
+    cluster.take_snapshot(f"s-{number}", message.name)
+    cluster.unfreeze(message.name)
+    cluster.snapshot_api.StartSnapshot(snapshot_pb2.StartSnapshotRequest(group=GROUP))
+    cluster.snapshot_api.StartTask(snapshot_pb2.StartTaskRequest(name="tasks/nightly"))
+    with pytest.raises(grpc.RpcError):
+        cluster.primary_api.GetGroup(primary_pb2.GetGroupRequest(name="groups/none"))
+
+
+def make_task(cluster: Cluster) -> None:
+    """A task whose snapshots are kept once, and a schedule of it; an application with an agent."""
+    register = primary_pb2.PrimaryServiceRegisterApplicationRequest(group=GROUP, application="db")
+    cluster.primary_api.RegisterApplication(register)
+    task = snapshot_pb2.Task(name="tasks/nightly", group=GROUP)
+    task.retention.keep_last = 1
+    cluster.snapshot_api.CreateTask(snapshot_pb2.CreateTaskRequest(task=task))
+    schedule = snapshot_pb2.Schedule(
+        name="schedules/nightly", task="tasks/nightly", cron="* * * * *"
+    )
+    cluster.snapshot_api.CreateSchedule(snapshot_pb2.CreateScheduleRequest(schedule=schedule))
+
+
+def quiesce(cluster: Cluster, agent: ScriptedAgent) -> None:
+    """One message around which the application is held."""
+    request = primary_pb2.SendMessageRequest(
+        group=GROUP, application="db", behaviour=common_pb2.MESSAGE_BEHAVIOUR_NOTIFY
+    )
+    request.quiesce.applications.append("db")
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(cluster.primary_api.SendMessage, request)
+        agent.hold()
+        agent.resume()
+        sending.result()
 
 
 def test_every_query_has_an_answer_while_the_services_work(

@@ -11,9 +11,9 @@ import typer
 from slackwater.cli.main import app
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGES = ("from-vvr.md", "cli.md", "attach.md")
+PAGES = ("from-vvr.md", "cli.md", "attach.md", "operations.md")
 _COMMAND = re.compile(r"`(slackwater [^`]+)`")
-_LINE = re.compile(r"^(?:\$ )?(slackwater [^|#]+)", re.MULTILINE)
+_LINE = re.compile(r"^(?:\$ )?(slackwater [^|#\n]+)", re.MULTILINE)
 ROOT: Any = typer.main.get_command(app)
 """A tree of click's; typer may carry a click of its own, so no classes are named here."""
 
