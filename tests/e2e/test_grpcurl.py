@@ -163,6 +163,15 @@ def test_blocks_of_the_page_print_what_it_shows(cluster: Cluster, tmp_path: Path
     for block, output in zip(page, outputs, strict=True):
         if block.output is not None:
             assert transcript.is_like(block.output, output), f"{block.commands}{output}"
+    for answer in (
+        "VERDICT_STATE_NOTIFIED",
+        "VERDICT_STATE_UNFROZEN",
+        '"text": "go"',
+        "/wD+",
+        '"thawed"',
+        "STATE_CONFIRMED",
+    ):
+        assert answer in "".join(outputs), "of the calls whose output the page does not show"
 
 
 def test_every_call_is_on_the_page_and_what_is_not_there_yet_is_said(cluster: Cluster) -> None:
