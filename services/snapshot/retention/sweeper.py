@@ -91,6 +91,8 @@ class Sweeper:
                 await calls.in_thread(self._made.learn, identity)
                 task = tasks.get(identity)
                 if task is not None and task.HasField("retention"):
+                    for counter in (self.deleted, self.refused):
+                        counter[identity] += 0  # so that an alert sees the first step
                     await self._look_at(task)
             except (OSError, SlackwaterError) as error:
                 _log.warning("retention_waits", task=identity, why=str(error))

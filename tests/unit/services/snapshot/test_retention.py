@@ -113,6 +113,7 @@ def test_what_no_rule_names_goes_after_a_run(stage: Stage) -> None:
         registry: CollectorRegistry = world.service.metrics.registry
         text = generate_latest(registry).decode()
         assert 'slackwater_snapshot_retention_deleted_total{task="nightly"} 2.0' in text
+        assert 'slackwater_snapshot_retention_refused_total{task="nightly"} 0.0' in text
 
     stage.play(act)
 
