@@ -5,12 +5,14 @@ next one. A file system is made only when asked for, and only where there is non
 """
 
 import contextlib
+import fcntl
 import json
 import subprocess
 import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from slackwater.attach.system import AttachError, environment, is_mounted, run
 from slackwater.attach.ways import Export, Way, free_kernel_device, fuse_command, kernel_command
@@ -70,6 +72,7 @@ class Attachment:
         self._standing = _Standing()
         self._process: subprocess.Popen[bytes] | None = None
         self._said = ""
+        self._held: IO[str] | None = None
 
     @property
     def device(self) -> str:
@@ -82,12 +85,10 @@ class Attachment:
         Raises:
             AttachError: a step failed; those before it are undone.
         """
+        self._lock()
         self._undo_leftover()
-        if is_mounted(self.plan.where):
-            raise AttachError(
-                f"{self.plan.where} is a mount point already", f"umount {self.plan.where}"
-            )
         try:
+            self._check_free()
             device = self._join()
             kind = self._file_system(device)
             self.plan.where.mkdir(parents=True, exist_ok=True)
@@ -112,6 +113,13 @@ class Attachment:
         A mount point that stays in use for the patience is taken away from its users: they keep
         what they have open, and it goes with the last of them.
         """
+        clean = self._undo(patience_seconds)
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+        return clean
+
+    def _undo(self, patience_seconds: float) -> bool:
         standing, clean = self._standing, True
         if standing.where and is_mounted(Path(standing.where)):
             clean = _unmount(standing.where, patience_seconds)
@@ -215,12 +223,31 @@ class Attachment:
         joined = ",".join(option for option in chosen if option)
         return ["-o", joined] if joined else []
 
+    def _check_free(self) -> None:
+        if is_mounted(self.plan.where):
+            raise AttachError(
+                f"{self.plan.where} is a mount point already", f"umount {self.plan.where}"
+            )
+
+    def _lock(self) -> None:
+        """Be the only one that attaches the volume here; the kernel forgets it when we die."""
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        self._held = self._record.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._held.close()
+            self._held = None
+            raise AttachError(
+                f"volume {self.plan.volume} is attached by another process of this machine",
+                "End that one first, or use what it mounted",
+            ) from None
+
     # -- records ------------------------------------------------------------------------------
 
     def _note(self, **fields: str) -> None:
         for name, value in fields.items():
             setattr(self._standing, name, value)
-        self._record.parent.mkdir(parents=True, exist_ok=True)
         partial = self._record.with_suffix(".new")
         partial.write_text(json.dumps(asdict(self._standing)))
         partial.replace(self._record)
@@ -234,7 +261,7 @@ class Attachment:
             raise AttachError(
                 f"{self._record} cannot be understood", f"Unmount by hand, then: rm {self._record}"
             ) from error
-        self.detach(0.0)
+        self._undo(0.0)
 
     def _reap(self, patience_seconds: float) -> None:
         process, self._process = self._process, None

@@ -252,6 +252,16 @@ def test_what_a_killed_attach_left_is_undone_by_the_next(
     assert mounts_below(place), "nobody undid it"
     with attached(cluster, place, volume=volume) as attach:
         assert (attach.where / "letter").read_text() == "dear reader"
+        assert "is attached by another process" in Attach(cluster, place, volume=volume).refused()
+
+
+def test_volume_that_is_attached_is_not_taken_away_by_a_second(
+    cluster: Cluster, place: Path, volume: str
+) -> None:
+    with attached(cluster, place, "--make", "ext4", volume=volume) as attach:
+        assert "is attached by another process" in Attach(cluster, place, volume=volume).refused()
+        assert attach.process.poll() is None
+        (attach.where / "letter").write_text("still here")
 
 
 def test_mount_point_in_use_is_taken_away_and_said(

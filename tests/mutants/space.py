@@ -1,4 +1,4 @@
-"""Mutants of full disks, and of volumes that only seem empty."""
+"""Mutants of full disks, and of volumes that only seem empty or unused."""
 
 from tests.mutants.catalogue import Mutant
 
@@ -10,6 +10,13 @@ SPACE = (
         "        self.pump()\n",
         "tests/unit/apply/test_replica_storage.py"
         "::test_change_of_names_that_is_durable_is_not_refused_for_what_waits_for_room",
+    ),
+    Mutant(
+        "attached volume taken for what a killed process left",
+        "slackwater/attach/attachment.py",
+        "        self._lock()\n",
+        "",
+        "tests/e2e/test_attach.py::test_volume_that_is_attached_is_not_taken_away_by_a_second",
     ),
     Mutant(
         "file system made over data that no tool knows",
