@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# A module's tests mostly stay together. Those with real processes, which have time-outs to keep, run
-# one at a time.
+# A module's tests mostly stay together. Those with real processes have time-outs to keep: two at a time.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+PARALLEL_E2E := -n auto --maxprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup proto proto-check proto-release fmt lint types test test-unit test-property \
@@ -38,7 +38,7 @@ types: setup ## mypy, strict
 
 test: setup ## all tests
 	@pytest $(PARALLEL) -m "not e2e" tests
-	@pytest -m e2e tests
+	@pytest $(PARALLEL_E2E) -m e2e tests
 
 test-unit: setup ## tests without processes: seconds
 	@pytest -m "unit or contract or scenarios"
@@ -53,7 +53,7 @@ test-sim: setup ## whole groups on a virtual clock, network and disk
 	@pytest $(PARALLEL) -m simulation
 
 test-e2e: setup ## real processes, real clients
-	@pytest -m e2e
+	@pytest $(PARALLEL_E2E) -m e2e
 
 cover: setup ## branch coverage of the tests without processes
 	@coverage run -m pytest -m "not e2e" && coverage report

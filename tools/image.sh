@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
 # Build the container image with podman, docker or buildah, whichever is there first.
 #   BASE        image to build on; `debian` makes one with debootstrap, where no registry is
+#   TARGET      service (the services and the command line; default) or attach (mounts volumes)
 #   IMAGE       name of the result
 #   BUILD_FLAGS more flags for the builder
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-image=${IMAGE:-slackwater:$version}
+target=${TARGET:-service}
+case $target in
+  service) image=${IMAGE:-slackwater:$version} ;;
+  attach) image=${IMAGE:-slackwater-attach:$version} ;;
+  *) echo "image: TARGET is service or attach, not $target" >&2; exit 1 ;;
+esac
 base=${BASE:-}
 for builder in ${BUILDER:-podman docker buildah}; do
   command -v "$builder" >/dev/null 2>&1 && break
@@ -31,7 +37,7 @@ if [ "$base" = debian ]; then
   fi
 fi
 
-arguments=(--build-arg "VERSION=$version" -t "$image")
+arguments=(--target "$target" --build-arg "VERSION=$version" -t "$image")
 arguments+=(--build-arg "REVISION=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)")
 [ -n "$base" ] && arguments+=(--build-arg "BASE=$base")
 # shellcheck disable=SC2206 -- a list of words

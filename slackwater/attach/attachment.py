@@ -7,6 +7,7 @@ next one. A file system is made only when asked for, and only where there is non
 import contextlib
 import fcntl
 import json
+import os
 import subprocess
 import threading
 import time
@@ -35,6 +36,7 @@ class Plan:
         where: The mount point.
         way: KERNEL or FUSE.
         make: The file system to make if there is none; "": none is made.
+        owner: User and group of the root directory of one that is made; None: root's.
         options: For mount(8).
         read_only: Whether nothing is written.
         patience_seconds: How long an I/O waits for a Primary that is away (FUSE).
@@ -45,6 +47,7 @@ class Plan:
     where: Path
     way: Way
     make: str = ""
+    owner: tuple[int, int] | None = None
     options: str = ""
     read_only: bool = False
     patience_seconds: float = 3600.0
@@ -90,10 +93,12 @@ class Attachment:
         try:
             self._check_free()
             device = self._join()
-            kind = self._file_system(device)
+            kind, is_new = self._file_system(device)
             self.plan.where.mkdir(parents=True, exist_ok=True)
             self._note(where=str(self.plan.where))
             run("mount", *self._mount_options(), device, str(self.plan.where))
+            if is_new and self.plan.owner is not None:
+                os.chown(self.plan.where, *self.plan.owner)
         except BaseException:
             self.detach(0.0)
             raise
@@ -192,11 +197,11 @@ class Attachment:
                 self._said = line.decode(errors="replace").strip()
                 self._log.warning("nbdfuse", volume=self.plan.volume, said=self._said)
 
-    def _file_system(self, device: str) -> str:
-        """Return what is on the device; make a file system where there is nothing at all."""
+    def _file_system(self, device: str) -> tuple[str, bool]:
+        """Return what is on the device, and whether it was made now: where there was nothing."""
         kind = run("blkid", "-p", "-s", "TYPE", "-o", "value", device, fine=(0, 2)).strip()
         if kind:
-            return kind
+            return kind, False
         is_blank = self._is_blank()
         if not is_blank or not self.plan.make:
             what = "nothing" if is_blank else "data"
@@ -206,7 +211,7 @@ class Attachment:
             )
         forced = "-F" if self.plan.make == "ext4" else "-f"
         run(f"mkfs.{self.plan.make}", "-q", forced, device)
-        return self.plan.make
+        return self.plan.make, True
 
     def _is_blank(self) -> bool:
         """Whether every byte reads as zero, by the export's map of its blocks.

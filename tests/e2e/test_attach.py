@@ -287,8 +287,10 @@ def test_broken_mount_ends_the_command(cluster: Cluster, place: Path, volume: st
         (["demo/nothing=/mnt/nothing", "--make", "ext4"], "nothing"),
         (["demo/data-1=relative"], "is no GROUP/VOLUME=PATH"),
         (["--nbd", "127.0.0.1:1", "--make", "ext4"], "Connection refused"),
+        (["--make", "ext4", "--owner", "postgres"], "'postgres' is no UID:GID"),
+        (["--owner", "999:999"], "--owner is of a file system that is made"),
     ],
-    ids=["nothing-on-it", "no-volume", "no-path", "no-server"],
+    ids=["nothing-on-it", "no-volume", "no-path", "no-server", "no-number", "nothing-made"],
 )
 def test_what_cannot_be_attached_is_said_and_leaves_nothing(
     cluster: Cluster, place: Path, volume: str, words: Sequence[str], said: str

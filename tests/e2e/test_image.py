@@ -23,22 +23,27 @@ from tests.support.tools import require
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGE = "localhost/slackwater-test:latest"
+ATTACH_IMAGE = "localhost/slackwater-attach-test:latest"
 USER = 65532
 WAIT_SECONDS = 60
 GROUP = "groups/demo"
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 PODMAN = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs")
 # As the manifests say, and with the limits of a small machine.
-RESTRICTED = (
+LIMITED = (
     "--read-only",
-    "--cap-drop=all",
-    f"--user={USER}:{USER}",
-    "--security-opt=no-new-privileges",
     "--ulimit=nofile=1024:4096",
     "--ulimit=nproc=1000:1000",
     "--tmpfs=/tmp",
     "--network=host",
 )
+RESTRICTED = (
+    *LIMITED,
+    "--cap-drop=all",
+    f"--user={USER}:{USER}",
+    "--security-opt=no-new-privileges",
+)
+PRIVILEGED = (*LIMITED, "--privileged", "--tmpfs=/run", "-v", "/dev:/dev")
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -46,6 +51,16 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def image() -> str:
     """The image, built on a Debian made here: no registry is needed."""
+    return build("service", IMAGE)
+
+
+@pytest.fixture(scope="module")
+def attach_image(image: str) -> str:
+    """The image that mounts volumes, on the same layers."""
+    return build("attach", ATTACH_IMAGE)
+
+
+def build(target: str, name: str) -> str:
     for tool in ("podman", "runc", "debootstrap"):
         require(tool)
     if os.geteuid() != 0:
@@ -59,7 +74,8 @@ def image() -> str:
         env={
             **os.environ,
             "BASE": "debian",
-            "IMAGE": IMAGE,
+            "TARGET": target,
+            "IMAGE": name,
             "BUILDER": "podman",
             "BUILD_FLAGS": flags,
         },
@@ -68,7 +84,10 @@ def image() -> str:
         timeout=500,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return IMAGE
+    # What earlier builds left without a name, but not the layers that the next one takes again.
+    old = ("--filter", "until=2h", "--filter", "label=org.opencontainers.image.licenses")
+    subprocess.run([*PODMAN, "image", "prune", "--force", *old], capture_output=True, timeout=120)
+    return name
 
 
 def run(image: str, *words: str) -> str:
@@ -199,3 +218,69 @@ def test_two_sites_in_restricted_containers_replicate(
         )
         assert read.data == b"x" * 4096
     assert [one.stop() for one in sites] == [0, 0]
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A directory whose mounts are seen by others, as the kubelet makes those of a pod."""
+    where = tmp_path / "slackwater"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "slackwater-test", where], check=True)
+    subprocess.run(["mount", "--make-shared", where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--recursive", where], check=True)
+
+
+def test_sidecar_mounts_a_volume_for_another_container(
+    image: str, attach_image: str, sites: tuple[Running, Running], shared: Path
+) -> None:
+    ready, site = shared / "ready", sites[0]
+    with grpc.insecure_channel(site.endpoints.grpc) as channel:
+        primary = primary_pb2_grpc.PrimaryServiceStub(channel)
+        primary.CreateGroup(
+            primary_pb2.CreateGroupRequest(group_id="demo", log_bytes=64 << 20),
+            timeout=WAIT_SECONDS,
+            wait_for_ready=True,
+        )
+        primary.CreateVolume(
+            primary_pb2.CreateVolumeRequest(group=GROUP, volume_id="data", size_bytes=16 << 20)
+        )
+        name = f"slackwater-test-attach-{os.getpid()}"
+        sidecar = subprocess.Popen(
+            [
+                *(*PODMAN, "run", "--rm", "--name", name, *PRIVILEGED),
+                *("-v", f"{shared}:/slackwater:rshared"),
+                *("-e", f"SLACKWATER_PRIMARY={site.endpoints.grpc}"),
+                *("-e", "SLACKWATER_VOLUMES=demo/data=/slackwater/data"),
+                *(attach_image, "slackwater", "attach", "--ready-file", "/slackwater/ready"),
+                *("--via", "fuse", "--make", "ext4", "--owner", f"{USER}:{USER}"),
+                *("--patience", "30s", "--nbd", site.endpoints.nbd),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while not ready.exists():
+                assert sidecar.poll() is None, "see what it said below"
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            work = "echo kept > /slackwater/data/file && sync -f /slackwater/data"
+            application = [
+                *(*PODMAN, "run", "--rm", *RESTRICTED, "-v", f"{shared}:/slackwater:rslave"),
+                *(image, "sh", "-c", work),
+            ]
+            subprocess.run(application, check=True, capture_output=True, timeout=60)
+            assert (shared / "data/file").read_text() == "kept\n"
+        finally:
+            subprocess.run([*PODMAN, "stop", "-t", "30", name], capture_output=True, timeout=60)
+            said, _ = sidecar.communicate(timeout=60)
+            print(said.decode())
+        assert sidecar.returncode == 0
+        assert not ready.exists() and not (shared / "data/file").exists()
+        superblock = primary.ReadVolume(
+            primary_pb2.ReadVolumeRequest(name=f"{GROUP}/volumes/data", offset=1024, length=512)
+        ).data
+        assert superblock[56:58] == bytes.fromhex("53ef"), "the volume holds an ext4"

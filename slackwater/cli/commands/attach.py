@@ -47,7 +47,9 @@ def attach(
     volumes: Annotated[
         list[str],
         typer.Argument(
-            help="Which volume is mounted where; may be repeated.", metavar="GROUP/VOLUME=PATH"
+            help="Which volume is mounted where; may be repeated.",
+            metavar="GROUP/VOLUME=PATH",
+            envvar="SLACKWATER_VOLUMES",
         ),
     ],
     via: Annotated[
@@ -64,6 +66,10 @@ def attach(
         Make | None,
         typer.Option(help="Make this file system where there is nothing at all."),
     ] = None,
+    owner: Annotated[
+        str,
+        typer.Option(help="Of the root directory of one that is made.", metavar="UID:GID"),
+    ] = "",
     options: Annotated[
         str, typer.Option("--mount-options", help="For mount.", metavar="OPTIONS")
     ] = "",
@@ -85,6 +91,10 @@ def attach(
             metavar="APP",
         ),
     ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(help="A file that is there while everything is attached.", metavar="FILE"),
+    ] = None,
     state_dir: Annotated[
         Path, typer.Option(help="Where it records what it attached.", metavar="DIRECTORY")
     ] = STATE,
@@ -96,6 +106,7 @@ def attach(
     A restart of the Primary is an I/O pause. What a killed attach left is undone at the next start.
     """
     seconds = words.parse_duration(patience, "--patience")
+    of_made = _owner(owner, make)
     leave_seconds = words.parse_duration(leave, "--leave")
     if os.geteuid() != 0:
         raise Failure("attach needs root: it mounts", EXIT_PRECONDITION, next_step="use sudo")
@@ -104,6 +115,8 @@ def attach(
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)  # a killed one left it
     with contextlib.ExitStack() as stack, _explained():
         way = choose(via)
         certificates = _certificates(session, state_dir)
@@ -116,6 +129,7 @@ def attach(
                 where,
                 way,
                 make.value if make else "",
+                of_made,
                 options,
                 read_only,
                 seconds,
@@ -129,6 +143,9 @@ def attach(
             path = one.plan.where
             log.info("attached", volume=one.plan.volume, path=path, device=one.device, kind=kind)
         beside = stack.enter_context(_agent(session, agent, attached)) if agent else None
+        if ready_file is not None:
+            stack.callback(ready_file.unlink, missing_ok=True)
+            ready_file.touch()
         while not ending.wait(LOOK_SECONDS):
             if beside is not None and beside.poll() is not None:
                 raise Failure(f"the agent ended with {beside.returncode}", EXIT_FAILED)
@@ -164,6 +181,19 @@ def _pair(text: str) -> tuple[str, Path]:
             f"{text!r} is no GROUP/VOLUME=PATH", "for example demo/data=/srv/data", "volumes"
         )
     return volume, Path(where)
+
+
+def _owner(text: str, make: Make | None) -> tuple[int, int] | None:
+    if not text:
+        return None
+    user, _, group = text.partition(":")
+    if not (user.isdecimal() and group.isdecimal()):
+        raise usage(f"--owner: {text!r} is no UID:GID", "for example --owner 999:999", "--owner")
+    if make is None:
+        raise usage(
+            "--owner is of a file system that is made", "give --make too, or chown it", "--owner"
+        )
+    return int(user), int(group)
 
 
 def _export_name(session: Session, volume: str) -> str:

@@ -15,7 +15,9 @@ KUBECTL_VALUES = {"-n", "--namespace", "-c"}
 """Flags of kubectl that take the next word."""
 TESTED = {
     "kubectl kustomize k8s/overlays/{overlay}": "tests/e2e/test_kubernetes.py::render",
+    "kubectl kustomize k8s/samples/postgres": "tests/e2e/test_kubernetes_attach.py::sample",
     "make image BASE=debian": "tests/e2e/test_image.py::image",
+    "make image TARGET=attach": "tests/e2e/test_image.py::attach_image",
 }
 """Which test or fixture does what a command does."""
 
@@ -68,12 +70,14 @@ def test_command_is_run_by_a_test_or_listed_as_untested(line: str) -> None:
 
 @pytest.mark.parametrize("line", [line for line in commands() if " -- slackwater " in line])
 def test_command_in_a_container_is_one_of_the_command_line(line: str) -> None:
-    command, rest = resolve(line.partition(" -- ")[2])
+    command, rest = resolve(line.partition(" -- ")[2].partition(" < ")[0])
     assert not hasattr(command, "commands"), line
     known = {name for row in command.params for name in (*row.opts, *row.secondary_opts)}
-    assert all(word in known for word in rest if word.startswith("-")), line
+    assert all(word in known for word in rest if word.startswith("--")), line
 
 
-@pytest.mark.parametrize("path", re.findall(r"k8s/(?:overlays|components|base)/[\w-]+", PAGE))
+@pytest.mark.parametrize(
+    "path", re.findall(r"k8s/(?:overlays|components|base|samples)/[\w-]+", PAGE)
+)
 def test_directory_that_the_page_names_is_there(path: str) -> None:
     assert (REPOSITORY / path).is_dir()
