@@ -76,7 +76,7 @@ def uncovers_older(journal: Journal, images: dict[int, bytearray], left_out: Wri
     Where two writes ran side by side either may be the later one, and leaving one out is a state
     they might have passed through.
     """
-    image = images[left_out.volume]
+    image = memoryview(images[left_out.volume])
     for sector in range(left_out.first_sector, left_out.next_sector):
         place = sector * SECTOR
         seen = read_label(image[place : place + SECTOR], left_out.volume, sector)
