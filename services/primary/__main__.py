@@ -51,6 +51,7 @@ class Primary:
             messages_kept=config.messages_kept,
             messages_kept_seconds=config.messages_kept_days * 86_400,
             agent_grace_seconds=config.agent_grace_seconds,
+            certificates=service.certificates,
         )
         tls = service.certificates
         self._nbd = Server(

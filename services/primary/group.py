@@ -9,6 +9,7 @@ import structlog
 from services.primary.links import PrimaryLink
 from services.primary.messages import PENDING, MessageDesk
 from services.primary.quiesce import INTERRUPTED, QuiesceDesk
+from services.primary.restores.desk import RestoreDesk
 from services.primary.senders import SenderPool
 from services.primary.uses import VolumeUses
 from slackwater import names
@@ -27,6 +28,7 @@ from slackwater.group.volume import Volume
 from slackwater.link.actions import LinkState
 from slackwater.log.marks import GroupMarks, LinkMarks, SharedMarks
 from slackwater.runtime.events import EventHub
+from slackwater.runtime.tls import CertificateStore
 from slackwater.storage.seam import Storage
 
 MAINTENANCE_SECONDS = 0.05
@@ -46,6 +48,7 @@ class Shared:
     messages_kept: int
     messages_kept_seconds: float
     agent_grace_seconds: float
+    certificates: CertificateStore | None
 
 
 class PrimaryGroup:
@@ -76,12 +79,14 @@ class PrimaryGroup:
         self.messages = MessageDesk(self, shared.events)
         self.quiesce = QuiesceDesk(self, shared.events, shared.log, shared.agent_grace_seconds)
         self.quiesce.rounds_total[INTERRUPTED] = group.revoked_messages
+        self.restores = RestoreDesk(self, shared.certificates, shared.events, shared.log)
         for row in self.database.links():
             self._start_link(row, self._new_slot())
         self._thread = threading.Thread(
             target=self._maintain, name=f"maintain-{self.name}", daemon=True
         )
         self._thread.start()
+        self.restores.resume()
 
     @property
     def failure(self) -> GroupFailed | None:
@@ -291,6 +296,7 @@ class PrimaryGroup:
     def remove_link(self, name: str) -> None:
         """Detach a Secondary; what is pending on the link ends as LINK_DETACHED (C16)."""
         link = self.link(name)
+        self.restores.check_link(name)
         with link.ending():
             self.messages.link_detached(name)
             self.database.remove_link(name)
@@ -314,6 +320,7 @@ class PrimaryGroup:
     def close(self) -> None:
         """Stop, and close the group in order."""
         self._stop.set()
+        self.restores.stop()
         self._thread.join()
         try:
             self.open.close(clean=self.failure is None)

@@ -69,6 +69,18 @@ _GROUP_GAUGES: dict[str, tuple[str, GroupValue]] = {
         "1 while a volume refuses what the log holds, for example because the disk is full.",
         lambda group: float(group.writer.committer.stalled is not None),
     ),
+    "slackwater_restore_total_bytes": (
+        "Bytes that the restore under way compares; 0 if none is.",
+        lambda group: 0 if (row := group.restores.active) is None else row.total_bytes,
+    ),
+    "slackwater_restore_done_bytes": (
+        "Bytes of them that were compared, and written where they differed.",
+        lambda group: 0 if (row := group.restores.active) is None else row.done_bytes,
+    ),
+    "slackwater_restore_active": (
+        "1 while a restore keeps volumes of the group closed.",
+        lambda group: float(group.restores.active is not None),
+    ),
     "slackwater_ibc_pending_messages": (
         "Messages with a verdict that is not final.",
         lambda group: len(group.messages.pending()),
@@ -191,6 +203,7 @@ def collect(node: PrimaryNode) -> Iterable[Metric]:
     )
     yield _messages(groups)
     yield _rounds(groups)
+    yield _restores(groups)
     broken = GaugeMetricFamily(
         "slackwater_primary_groups_broken", "Groups that could not be opened."
     )
@@ -220,6 +233,18 @@ def _rounds(groups: list[PrimaryGroup]) -> Metric:
     for group in groups:
         for result, count in group.quiesce.rounds_total.items():
             family.add_metric([group.name, result], count)
+    return family
+
+
+def _restores(groups: list[PrimaryGroup]) -> Metric:
+    family = CounterMetricFamily(
+        "slackwater_restores",
+        "Restores that ended, by how; abandoned ones left volumes a mixture.",
+        labels=[*_GROUP, "result"],
+    )
+    for group in groups:
+        for result, count in group.restores.ended_total.items():
+            family.add_metric([group.name, result.lower()], count)
     return family
 
 

@@ -33,6 +33,7 @@ from slackwater.nbd.server import Server
 from slackwater.runtime import nbd, roles
 from slackwater.runtime.events import EventHub
 from slackwater.runtime.quotas import Quotas
+from slackwater.runtime.tls import CertificateStore
 from slackwater.storage.seam import Storage
 
 GROUPS_LIMIT = 256
@@ -64,6 +65,7 @@ class PrimaryNode:
         messages_kept: int = MESSAGES_KEPT,
         messages_kept_seconds: float = MESSAGES_KEPT_SECONDS,
         agent_grace_seconds: float = GRACE_SECONDS,
+        certificates: CertificateStore | None = None,
     ) -> None:
         """Hold no group yet; `open_all` opens what the data directory has."""
         self.events = EventHub()
@@ -90,6 +92,7 @@ class PrimaryNode:
             messages_kept,
             messages_kept_seconds,
             agent_grace_seconds,
+            certificates,
         )
 
     # -- opening ------------------------------------------------------------------------------
@@ -276,6 +279,7 @@ class PrimaryNode:
                 "Use the unix socket, or start the service with --nbd-writeback-tcp",
             )
         volume = group.volumes.by_name(parts[3])
+        group.uses.check_open(volume)
         return VolumeExport(group.name, group.writer, volume, group.uses)
 
     def connections(self, *, group: str = "", volume: str = "") -> int:

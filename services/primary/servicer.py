@@ -1,4 +1,4 @@
-"""PrimaryService: groups, volumes, links, status. Messages are in `message_servicer`."""
+"""PrimaryService: groups, volumes, links, status; the rest is in the modules it inherits from."""
 
 import time
 from collections.abc import AsyncIterator
@@ -16,9 +16,9 @@ from services.primary.checks import (
     check_range,
 )
 from services.primary.group import PrimaryGroup
-from services.primary.message_servicer import MessageServicer
 from services.primary.node import PrimaryNode
 from services.primary.once import once
+from services.primary.restore_servicer import RestoreServicer
 from slackwater import names, record
 from slackwater.errors import InvalidRequest
 from slackwater.group.batch import Change, write_change, zero_change
@@ -35,7 +35,7 @@ MAX_DATA_BYTES = 1 << 20
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class PrimaryServicer(MessageServicer):
+class PrimaryServicer(RestoreServicer):
     """Serves `slackwater.v1.PrimaryService`; errors are turned into statuses by the runtime."""
 
     def __init__(self, node: PrimaryNode, config: PrimaryConfig) -> None:

@@ -7,6 +7,7 @@ from services.primary.group import PrimaryGroup
 from services.primary.links import PrimaryLink
 from services.primary.messages import verdict_state
 from services.primary.node import BrokenGroup
+from services.primary.translate_restores import restore
 from slackwater.group.opening import WRITEBACK
 from slackwater.group.rows import ApplicationRow, MessageRow, VerdictRow
 from slackwater.group.volume import Volume
@@ -27,7 +28,7 @@ def group(value: PrimaryGroup) -> resources_pb2.Group:
         state=resources_pb2.GROUP_STATE_READY
         if failure is None
         else resources_pb2.GROUP_STATE_FAILED,
-        state_reason=value.trouble,
+        state_reason=value.trouble or value.restores.sentence(),
         log_bytes=settings.log.log_bytes,
         durability=resources_pb2.DURABILITY_WRITEBACK
         if settings.durability == WRITEBACK
@@ -115,6 +116,9 @@ def status(value: PrimaryGroup, nbd_connections: int) -> api.GroupStatus:
         nbd_connections=nbd_connections,
         agents=[agent(value, one) for one in value.quiesce.core.sessions()],
     )
+    restoring = value.restores.active
+    if restoring is not None:
+        result.restore.CopyFrom(restore(value, restoring))
     began = value.writer.fence_began
     if began is not None:
         result.fence_held.CopyFrom(duration(value.writer.clock.monotonic() - began))

@@ -1,9 +1,9 @@
 """group.db: what a group knows beside its log and its volumes.
 
 Every method that changes something is one transaction, durable when it returns. Transitions that
-must not be seen half are one method. The rows of clones, links, messages, snapshots and starts have
-rooms of their own (`CloneTable`, `LinkTable`, `MessageTable`, `SnapshotTable`, `StartTable`);
-`GroupDatabase` inherits from all, so a group has one object.
+must not be seen half are one method. The rows of clones, links, messages, restores, snapshots and
+starts have rooms of their own (`CloneTable`, `LinkTable`, `MessageTable`, `RestoreTable`,
+`SnapshotTable`, `StartTable`); `GroupDatabase` inherits from all, so a group has one object.
 """
 
 import json
@@ -16,6 +16,7 @@ from slackwater.group import schema
 from slackwater.group.database_clones import CloneTable
 from slackwater.group.database_links import LinkTable
 from slackwater.group.database_messages import MessageTable
+from slackwater.group.database_restores import RestoreTable
 from slackwater.group.database_snapshots import SnapshotTable
 from slackwater.group.database_starts import StartTable, add_start
 from slackwater.group.rows import Identity, LogState, SyncRow, VolumeRow
@@ -23,7 +24,7 @@ from slackwater.position import LogPoint, Position
 from slackwater.storage.seam import Storage
 
 
-class GroupDatabase(CloneTable, LinkTable, MessageTable, SnapshotTable, StartTable):
+class GroupDatabase(CloneTable, LinkTable, MessageTable, RestoreTable, SnapshotTable, StartTable):
     """The one object through which a group's rows are read and changed; thread-safe."""
 
     @classmethod

@@ -159,6 +159,39 @@ class CloneRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreRow:
+    """A snapshot's content on its way back to volumes (`slackwater.group.restoring`).
+
+    Attributes:
+        id: Given by the database; 0 before.
+        snapshot: Resource name of the snapshot on the Secondary.
+        link: Name of the link to that Secondary.
+        volumes: Names of the volumes.
+        state: See `restoring`.
+        holding: Whether the snapshot may still be held for it on the Secondary.
+        total_bytes: What may differ, as counted when copying began.
+        done_bytes: Compared so far.
+        written_bytes: Written so far; more than 0 is durable before anything is.
+        sha256: Of what may have differed, read at the end; hexadecimal.
+        created_ns: When it was asked for.
+        ended_ns: When it ended; 0: it has not.
+    """
+
+    id: int
+    snapshot: str
+    link: str
+    volumes: tuple[str, ...]
+    state: str
+    created_ns: int
+    holding: bool = True
+    total_bytes: int = 0
+    done_bytes: int = 0
+    written_bytes: int = 0
+    sha256: str = ""
+    ended_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryRow:
     """Where delivery stood: what is left of the timers is in `detail` (D19)."""
 

@@ -72,6 +72,7 @@ CREATE TABLE clones (
     snapshot_uid BLOB NOT NULL, state TEXT NOT NULL, exported INTEGER NOT NULL,
     chunk_bytes INTEGER NOT NULL, created_ns INTEGER NOT NULL, volumes TEXT NOT NULL
 );
+CREATE TABLE restores (id INTEGER PRIMARY KEY AUTOINCREMENT, detail TEXT NOT NULL);
 CREATE TABLE delivery (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     message_id TEXT NOT NULL, lsn INTEGER NOT NULL, phase TEXT NOT NULL, detail TEXT NOT NULL

@@ -52,13 +52,13 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
     "PrimaryService": {
         Role.VIEW: """
             GetGroup ListGroups GetVolume ListVolumes GetLink ListLinks ListApplications
-            ListMessages WatchMessage GetStatus WatchEvents""",
+            ListMessages WatchMessage GetRestore ListRestores GetStatus WatchEvents""",
         # A body may hold what only sender and receivers should see; lists and watches leave it out.
         Role.MESSAGE: "RegisterApplication UnregisterApplication SendMessage GetMessage",
         Role.QUIESCE: "HoldQuiesce",
         Role.OPERATE: """
             CreateGroup DeleteGroup CreateVolume DeleteVolume GrowVolume ReadVolume WriteVolume
-            CreateLink UpdateLink DeleteLink ReadLog""",
+            CreateLink UpdateLink DeleteLink ReadLog CreateRestore CancelRestore""",
     },
     "SecondaryService": {
         Role.VIEW: """

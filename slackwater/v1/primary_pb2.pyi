@@ -18,6 +18,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from slackwater.v1 import common_pb2 as _common_pb2
 from slackwater.v1 import record_pb2 as _record_pb2
 from slackwater.v1 import resources_pb2 as _resources_pb2
@@ -1933,6 +1934,7 @@ class GroupStatus(_message.Message):
     NBD_CONNECTIONS_FIELD_NUMBER: _builtins.int
     FENCE_HELD_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
+    RESTORE_FIELD_NUMBER: _builtins.int
     pending_messages: _builtins.int
     """Messages that are not final."""
     nbd_connections: _builtins.int
@@ -1965,6 +1967,10 @@ class GroupStatus(_message.Message):
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentStatus]:
         """Sessions of agents, in the order of their applications."""
 
+    @_builtins.property
+    def restore(self) -> Global___Restore:
+        """The restore that is under way."""
+
     def __init__(
         self,
         *,
@@ -1977,10 +1983,11 @@ class GroupStatus(_message.Message):
         nbd_connections: _builtins.int = ...,
         fence_held: _duration_pb2.Duration | None = ...,
         agents: _abc.Iterable[Global___AgentStatus] | None = ...,
+        restore: Global___Restore | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence_held", b"fence_held", "group", b"group", "log", b"log"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence_held", b"fence_held", "group", b"group", "log", b"log", "restore", b"restore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "applications", b"applications", "fence_held", b"fence_held", "group", b"group", "links", b"links", "log", b"log", "nbd_connections", b"nbd_connections", "pending_messages", b"pending_messages", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "applications", b"applications", "fence_held", b"fence_held", "group", b"group", "links", b"links", "log", b"log", "nbd_connections", b"nbd_connections", "pending_messages", b"pending_messages", "restore", b"restore", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2073,3 +2080,352 @@ class PrimaryServiceWatchEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrimaryServiceWatchEventsResponse: _TypeAlias = PrimaryServiceWatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class CreateRestoreRequest(_message.Message):
+    """Request of CreateRestore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.str
+    """The snapshot on the Secondary, `groups/<group>/snapshots/<snapshot>`."""
+    link: _builtins.str
+    """The link to the Secondary that has it, `groups/<group>/links/<link>`; empty: the group's only one."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    validate_only: _builtins.bool
+    """True: say what would be overwritten, change nothing."""
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the volumes to restore; empty: all that the snapshot has."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: _builtins.str = ...,
+        link: _builtins.str = ...,
+        volumes: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["link", b"link", "request_id", b"request_id", "snapshot", b"snapshot", "validate_only", b"validate_only", "volumes", b"volumes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRestoreRequest: _TypeAlias = CreateRestoreRequest  # noqa: Y015
+
+@_typing.final
+class CreateRestoreResponse(_message.Message):
+    """Response of CreateRestore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTORE_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def restore(self) -> Global___Restore:
+        """The restore; without a name if only validated."""
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is, or would be, overwritten: one sentence for each volume."""
+
+    def __init__(
+        self,
+        *,
+        restore: Global___Restore | None = ...,
+        losses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["restore", b"restore"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses", "restore", b"restore"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRestoreResponse: _TypeAlias = CreateRestoreResponse  # noqa: Y015
+
+@_typing.final
+class GetRestoreRequest(_message.Message):
+    """Request of GetRestore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/restores/<restore>`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRestoreRequest: _TypeAlias = GetRestoreRequest  # noqa: Y015
+
+@_typing.final
+class GetRestoreResponse(_message.Message):
+    """Response of GetRestore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTORE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def restore(self) -> Global___Restore:
+        """The restore."""
+
+    def __init__(
+        self,
+        *,
+        restore: Global___Restore | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["restore", b"restore"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["restore", b"restore"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRestoreResponse: _TypeAlias = GetRestoreResponse  # noqa: Y015
+
+@_typing.final
+class ListRestoresRequest(_message.Message):
+    """Request of ListRestores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """`groups/<group>`."""
+    page_size: _builtins.int
+    """At most this many; 0: 100. At most 1000."""
+    page_token: _builtins.str
+    """Where the last page ended."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRestoresRequest: _TypeAlias = ListRestoresRequest  # noqa: Y015
+
+@_typing.final
+class ListRestoresResponse(_message.Message):
+    """Response of ListRestores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTORES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def restores(self) -> _containers.RepeatedCompositeFieldContainer[Global___Restore]:
+        """The restores."""
+
+    def __init__(
+        self,
+        *,
+        restores: _abc.Iterable[Global___Restore] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "restores", b"restores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRestoresResponse: _TypeAlias = ListRestoresResponse  # noqa: Y015
+
+@_typing.final
+class CancelRestoreRequest(_message.Message):
+    """Request of CancelRestore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/restores/<restore>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    validate_only: _builtins.bool
+    """True: say what state the volumes would be left in, change nothing."""
+    force: _builtins.bool
+    """True: end it although its volumes are then a mixture of what was and what should be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRestoreRequest: _TypeAlias = CancelRestoreRequest  # noqa: Y015
+
+@_typing.final
+class CancelRestoreResponse(_message.Message):
+    """Response of CancelRestore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTORE_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def restore(self) -> Global___Restore:
+        """The restore."""
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What state the volumes are, or would be, left in: one sentence each."""
+
+    def __init__(
+        self,
+        *,
+        restore: Global___Restore | None = ...,
+        losses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["restore", b"restore"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses", "restore", b"restore"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRestoreResponse: _TypeAlias = CancelRestoreResponse  # noqa: Y015
+
+@_typing.final
+class Restore(_message.Message):
+    """A snapshot's content on its way back to the volumes of the Primary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Restore._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Restore._State.ValueType  # 0
+        """Never sent."""
+        STATE_WAITING: Restore._State.ValueType  # 1
+        """Until the Secondary has applied all that was written before."""
+        STATE_COPYING: Restore._State.ValueType  # 2
+        """Reading the snapshot, writing what differs."""
+        STATE_VERIFYING: Restore._State.ValueType  # 3
+        """Comparing both sides."""
+        STATE_DONE: Restore._State.ValueType  # 4
+        """The volumes are as the snapshot is."""
+        STATE_CANCELLED: Restore._State.ValueType  # 5
+        """Ended before anything was written."""
+        STATE_ABANDONED: Restore._State.ValueType  # 6
+        """Ended by `force`: the volumes may be a mixture."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where a restore stands."""
+
+    STATE_UNSPECIFIED: Restore.State.ValueType  # 0
+    """Never sent."""
+    STATE_WAITING: Restore.State.ValueType  # 1
+    """Until the Secondary has applied all that was written before."""
+    STATE_COPYING: Restore.State.ValueType  # 2
+    """Reading the snapshot, writing what differs."""
+    STATE_VERIFYING: Restore.State.ValueType  # 3
+    """Comparing both sides."""
+    STATE_DONE: Restore.State.ValueType  # 4
+    """The volumes are as the snapshot is."""
+    STATE_CANCELLED: Restore.State.ValueType  # 5
+    """Ended before anything was written."""
+    STATE_ABANDONED: Restore.State.ValueType  # 6
+    """Ended by `force`: the volumes may be a mixture."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    WRITTEN_BYTES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`groups/<group>/restores/<restore>`."""
+    snapshot: _builtins.str
+    """The snapshot."""
+    link: _builtins.str
+    """The link to the Secondary that it is read from."""
+    state: Global___Restore.State.ValueType
+    """Where it stands."""
+    state_reason: _builtins.str
+    """What it waits for, or what went wrong and is tried again; empty if nothing."""
+    total_bytes: _builtins.int
+    """Bytes that may differ, as far as they are counted."""
+    done_bytes: _builtins.int
+    """Bytes of these that were compared, and written where they differed."""
+    written_bytes: _builtins.int
+    """Bytes that were written."""
+    sha256: _builtins.str
+    """SHA-256 of what may have differed, as both sides read it at the end, in hexadecimal."""
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the volumes."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        link: _builtins.str = ...,
+        volumes: _abc.Iterable[_builtins.str] | None = ...,
+        state: Global___Restore.State.ValueType = ...,
+        state_reason: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        done_bytes: _builtins.int = ...,
+        written_bytes: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "done_bytes", b"done_bytes", "end_time", b"end_time", "link", b"link", "name", b"name", "sha256", b"sha256", "snapshot", b"snapshot", "state", b"state", "state_reason", b"state_reason", "total_bytes", b"total_bytes", "volumes", b"volumes", "written_bytes", b"written_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Restore: _TypeAlias = Restore  # noqa: Y015

@@ -155,6 +155,26 @@ class PrimaryServiceStub:
                 request_serializer=slackwater_dot_v1_dot_primary__pb2.HoldQuiesceRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_primary__pb2.HoldQuiesceResponse.FromString,
                 _registered_method=True)
+        self.CreateRestore = channel.unary_unary(
+                '/slackwater.v1.PrimaryService/CreateRestore',
+                request_serializer=slackwater_dot_v1_dot_primary__pb2.CreateRestoreRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_primary__pb2.CreateRestoreResponse.FromString,
+                _registered_method=True)
+        self.GetRestore = channel.unary_unary(
+                '/slackwater.v1.PrimaryService/GetRestore',
+                request_serializer=slackwater_dot_v1_dot_primary__pb2.GetRestoreRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_primary__pb2.GetRestoreResponse.FromString,
+                _registered_method=True)
+        self.ListRestores = channel.unary_unary(
+                '/slackwater.v1.PrimaryService/ListRestores',
+                request_serializer=slackwater_dot_v1_dot_primary__pb2.ListRestoresRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_primary__pb2.ListRestoresResponse.FromString,
+                _registered_method=True)
+        self.CancelRestore = channel.unary_unary(
+                '/slackwater.v1.PrimaryService/CancelRestore',
+                request_serializer=slackwater_dot_v1_dot_primary__pb2.CancelRestoreRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_primary__pb2.CancelRestoreResponse.FromString,
+                _registered_method=True)
         self.ReadLog = channel.unary_unary(
                 '/slackwater.v1.PrimaryService/ReadLog',
                 request_serializer=slackwater_dot_v1_dot_primary__pb2.PrimaryServiceReadLogRequest.SerializeToString,
@@ -366,6 +386,40 @@ class PrimaryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateRestore(self, request, context):
+        """Gives volumes the content they had at a snapshot on a Secondary, by ordinary records that every
+        Secondary follows. Returns once the restore is durable; it goes on by itself, also over a restart.
+        Nobody else writes to these volumes until it is done or cancelled. FAILED_PRECONDITION: an NBD
+        client uses one of them, another restore of the group is under way, or a volume has not the size
+        it had. NOT_FOUND: no such link, snapshot or volume. UNAVAILABLE: the Secondary does not answer.
+        Role `operate`; the Primary's certificate needs that role on the Secondary too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRestore(self, request, context):
+        """Returns one restore. Role `view`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRestores(self, request, context):
+        """Lists the restores of a group that are kept: the last 100. Role `view`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRestore(self, request, context):
+        """Ends a restore that is under way. FAILED_PRECONDITION once anything was written, unless `force`
+        says that the volumes may stay a mixture, or if it is over. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadLog(self, request, context):
         """Returns records of the group's log, typed, for looking at. Role `operate`. OUT_OF_RANGE: the log
         no longer, or not yet, holds the lsn.
@@ -511,6 +565,26 @@ def add_PrimaryServiceServicer_to_server(servicer, server):
                     servicer.HoldQuiesce,
                     request_deserializer=slackwater_dot_v1_dot_primary__pb2.HoldQuiesceRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_primary__pb2.HoldQuiesceResponse.SerializeToString,
+            ),
+            'CreateRestore': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRestore,
+                    request_deserializer=slackwater_dot_v1_dot_primary__pb2.CreateRestoreRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_primary__pb2.CreateRestoreResponse.SerializeToString,
+            ),
+            'GetRestore': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRestore,
+                    request_deserializer=slackwater_dot_v1_dot_primary__pb2.GetRestoreRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_primary__pb2.GetRestoreResponse.SerializeToString,
+            ),
+            'ListRestores': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRestores,
+                    request_deserializer=slackwater_dot_v1_dot_primary__pb2.ListRestoresRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_primary__pb2.ListRestoresResponse.SerializeToString,
+            ),
+            'CancelRestore': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRestore,
+                    request_deserializer=slackwater_dot_v1_dot_primary__pb2.CancelRestoreRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_primary__pb2.CancelRestoreResponse.SerializeToString,
             ),
             'ReadLog': grpc.unary_unary_rpc_method_handler(
                     servicer.ReadLog,
@@ -1177,6 +1251,114 @@ class PrimaryService:
             '/slackwater.v1.PrimaryService/HoldQuiesce',
             slackwater_dot_v1_dot_primary__pb2.HoldQuiesceRequest.SerializeToString,
             slackwater_dot_v1_dot_primary__pb2.HoldQuiesceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRestore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.PrimaryService/CreateRestore',
+            slackwater_dot_v1_dot_primary__pb2.CreateRestoreRequest.SerializeToString,
+            slackwater_dot_v1_dot_primary__pb2.CreateRestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRestore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.PrimaryService/GetRestore',
+            slackwater_dot_v1_dot_primary__pb2.GetRestoreRequest.SerializeToString,
+            slackwater_dot_v1_dot_primary__pb2.GetRestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRestores(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.PrimaryService/ListRestores',
+            slackwater_dot_v1_dot_primary__pb2.ListRestoresRequest.SerializeToString,
+            slackwater_dot_v1_dot_primary__pb2.ListRestoresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRestore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.PrimaryService/CancelRestore',
+            slackwater_dot_v1_dot_primary__pb2.CancelRestoreRequest.SerializeToString,
+            slackwater_dot_v1_dot_primary__pb2.CancelRestoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

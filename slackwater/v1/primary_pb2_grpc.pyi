@@ -122,6 +122,22 @@ class PrimaryServiceStub:
     session, and second answers change nothing. Ends with UNAVAILABLE when the agent was silent for
     the grace, or the service stops: open it again. Role `quiesce`.
     """
+    CreateRestore: _grpc.UnaryUnaryMultiCallable[_primary_pb2.CreateRestoreRequest, _primary_pb2.CreateRestoreResponse]
+    """Gives volumes the content they had at a snapshot on a Secondary, by ordinary records that every
+    Secondary follows. Returns once the restore is durable; it goes on by itself, also over a restart.
+    Nobody else writes to these volumes until it is done or cancelled. FAILED_PRECONDITION: an NBD
+    client uses one of them, another restore of the group is under way, or a volume has not the size
+    it had. NOT_FOUND: no such link, snapshot or volume. UNAVAILABLE: the Secondary does not answer.
+    Role `operate`; the Primary's certificate needs that role on the Secondary too.
+    """
+    GetRestore: _grpc.UnaryUnaryMultiCallable[_primary_pb2.GetRestoreRequest, _primary_pb2.GetRestoreResponse]
+    """Returns one restore. Role `view`."""
+    ListRestores: _grpc.UnaryUnaryMultiCallable[_primary_pb2.ListRestoresRequest, _primary_pb2.ListRestoresResponse]
+    """Lists the restores of a group that are kept: the last 100. Role `view`."""
+    CancelRestore: _grpc.UnaryUnaryMultiCallable[_primary_pb2.CancelRestoreRequest, _primary_pb2.CancelRestoreResponse]
+    """Ends a restore that is under way. FAILED_PRECONDITION once anything was written, unless `force`
+    says that the volumes may stay a mixture, or if it is over. Role `operate`.
+    """
     ReadLog: _grpc.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceReadLogRequest, _primary_pb2.PrimaryServiceReadLogResponse]
     """Returns records of the group's log, typed, for looking at. Role `operate`. OUT_OF_RANGE: the log
     no longer, or not yet, holds the lsn.
@@ -217,6 +233,22 @@ class PrimaryServiceAsyncStub(PrimaryServiceStub):
     must be registered here (else NOT_FOUND). Answers to a hold that is over, or was never asked of this
     session, and second answers change nothing. Ends with UNAVAILABLE when the agent was silent for
     the grace, or the service stops: open it again. Role `quiesce`.
+    """
+    CreateRestore: _aio.UnaryUnaryMultiCallable[_primary_pb2.CreateRestoreRequest, _primary_pb2.CreateRestoreResponse]  # type: ignore[assignment]
+    """Gives volumes the content they had at a snapshot on a Secondary, by ordinary records that every
+    Secondary follows. Returns once the restore is durable; it goes on by itself, also over a restart.
+    Nobody else writes to these volumes until it is done or cancelled. FAILED_PRECONDITION: an NBD
+    client uses one of them, another restore of the group is under way, or a volume has not the size
+    it had. NOT_FOUND: no such link, snapshot or volume. UNAVAILABLE: the Secondary does not answer.
+    Role `operate`; the Primary's certificate needs that role on the Secondary too.
+    """
+    GetRestore: _aio.UnaryUnaryMultiCallable[_primary_pb2.GetRestoreRequest, _primary_pb2.GetRestoreResponse]  # type: ignore[assignment]
+    """Returns one restore. Role `view`."""
+    ListRestores: _aio.UnaryUnaryMultiCallable[_primary_pb2.ListRestoresRequest, _primary_pb2.ListRestoresResponse]  # type: ignore[assignment]
+    """Lists the restores of a group that are kept: the last 100. Role `view`."""
+    CancelRestore: _aio.UnaryUnaryMultiCallable[_primary_pb2.CancelRestoreRequest, _primary_pb2.CancelRestoreResponse]  # type: ignore[assignment]
+    """Ends a restore that is under way. FAILED_PRECONDITION once anything was written, unless `force`
+    says that the volumes may stay a mixture, or if it is over. Role `operate`.
     """
     ReadLog: _aio.UnaryUnaryMultiCallable[_primary_pb2.PrimaryServiceReadLogRequest, _primary_pb2.PrimaryServiceReadLogResponse]  # type: ignore[assignment]
     """Returns records of the group's log, typed, for looking at. Role `operate`. OUT_OF_RANGE: the log
@@ -454,6 +486,46 @@ class PrimaryServiceServicer(metaclass=_abc_1.ABCMeta):
         must be registered here (else NOT_FOUND). Answers to a hold that is over, or was never asked of this
         session, and second answers change nothing. Ends with UNAVAILABLE when the agent was silent for
         the grace, or the service stops: open it again. Role `quiesce`.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateRestore(
+        self,
+        request: _primary_pb2.CreateRestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_primary_pb2.CreateRestoreResponse, _abc.Awaitable[_primary_pb2.CreateRestoreResponse]]:
+        """Gives volumes the content they had at a snapshot on a Secondary, by ordinary records that every
+        Secondary follows. Returns once the restore is durable; it goes on by itself, also over a restart.
+        Nobody else writes to these volumes until it is done or cancelled. FAILED_PRECONDITION: an NBD
+        client uses one of them, another restore of the group is under way, or a volume has not the size
+        it had. NOT_FOUND: no such link, snapshot or volume. UNAVAILABLE: the Secondary does not answer.
+        Role `operate`; the Primary's certificate needs that role on the Secondary too.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRestore(
+        self,
+        request: _primary_pb2.GetRestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_primary_pb2.GetRestoreResponse, _abc.Awaitable[_primary_pb2.GetRestoreResponse]]:
+        """Returns one restore. Role `view`."""
+
+    @_abc_1.abstractmethod
+    def ListRestores(
+        self,
+        request: _primary_pb2.ListRestoresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_primary_pb2.ListRestoresResponse, _abc.Awaitable[_primary_pb2.ListRestoresResponse]]:
+        """Lists the restores of a group that are kept: the last 100. Role `view`."""
+
+    @_abc_1.abstractmethod
+    def CancelRestore(
+        self,
+        request: _primary_pb2.CancelRestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_primary_pb2.CancelRestoreResponse, _abc.Awaitable[_primary_pb2.CancelRestoreResponse]]:
+        """Ends a restore that is under way. FAILED_PRECONDITION once anything was written, unless `force`
+        says that the volumes may stay a mixture, or if it is over. Role `operate`.
         """
 
     @_abc_1.abstractmethod

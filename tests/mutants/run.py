@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.mutants.catalogue import MUTANTS, Mutant
 from tests.mutants.clones import CLONES
+from tests.mutants.restores import RESTORES
 from tests.mutants.space import SPACE
 from tests.mutants.tasks import TASKS
 from tests.mutants.times import TIMES
@@ -58,7 +59,7 @@ def main(wanted: list[str]) -> int:
     """Run the mutants whose names hold one of the words, or all."""
     mutants = [
         one
-        for one in MUTANTS + CLONES + SPACE + TASKS + TIMES
+        for one in MUTANTS + CLONES + RESTORES + SPACE + TASKS + TIMES
         if not wanted or any(word in one.name for word in wanted)
     ]
     wrong = 0

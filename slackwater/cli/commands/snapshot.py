@@ -8,7 +8,7 @@ import typer
 
 from slackwater.cli import words
 from slackwater.cli.command import command, confirm
-from slackwater.cli.commands import snapshot_clone, snapshot_diff
+from slackwater.cli.commands import restore, snapshot_clone, snapshot_diff
 from slackwater.cli.commands.group import DryRun, Yes
 from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.commands.tasks import shown
@@ -27,6 +27,7 @@ def add_to(root: typer.Typer) -> None:
     """Add the noun."""
     snapshot_clone.add_to(app)
     snapshot_diff.add_to(app)
+    restore.add_verb_to(app)
     root.add_typer(app, name="snapshot")
 
 

@@ -1,0 +1,38 @@
+"""Mutants of restores."""
+
+from tests.mutants.catalogue import Mutant
+
+CORE = "slackwater/group/restoring.py"
+CRASH = "tests/crash/test_restore.py"
+
+RESTORES = (
+    Mutant(
+        "restore that writes before it says so",
+        CORE,
+        "self._note(state=COPYING, total_bytes=total, done_bytes=0)",
+        "self.row = replace(self.row, total_bytes=total, done_bytes=0)",
+        f"{CRASH}::test_restore_that_dies_anywhere_says_so_and_is_finished_by_the_next_start",
+    ),
+    Mutant(
+        "restore called done whatever it reads",
+        CORE,
+        "                if wanted != found:\n                    return None\n",
+        "",
+        f"{CRASH}::test_what_reads_back_otherwise_is_never_called_done",
+    ),
+    Mutant(
+        "volumes of a restore open after a restart",
+        "services/primary/restores/desk.py",
+        "        if active is not None:\n            group.uses.close(",
+        "        if active is None:\n            group.uses.close(",
+        "tests/e2e/test_restore.py"
+        "::test_nothing_else_writes_while_it_waits_and_it_survives_sigkill",
+    ),
+    Mutant(
+        "restore that does not wait for the replica",
+        CORE,
+        "            self._source.wait_applied(self._writer.log.durable.position.lsn)\n",
+        "",
+        f"{CRASH}::test_only_what_differs_is_written_and_the_hash_is_of_both_sides",
+    ),
+)
