@@ -10,7 +10,7 @@ PARALLEL_E2E := -n auto --maxprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup proto proto-check proto-release fmt lint types test test-unit test-property \
-	test-crash test-sim test-e2e cover bench bench-quick bench-ibc demo samples check monitoring image clean
+	test-crash test-sim test-e2e cover bench bench-quick bench-ibc bench-snapshots demo samples check monitoring image clean
 
 help: ## list these verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -64,7 +64,10 @@ bench-quick: setup ## ratios to fio and nbdkit in under four minutes; 1 if a goa
 bench-ibc: setup ## what a message costs, and what applications pay today (some eight minutes)
 	@python -m benchmarks.ibc
 
-bench: bench-quick bench-ibc ## all of them
+bench-snapshots: setup ## what snapshots cost, beside qcow2 and nbdkit's cow, in under six minutes
+	@python -m benchmarks.snapshots
+
+bench: bench-quick bench-ibc bench-snapshots ## all of them
 
 demo: setup ## the main job, end to end, on this machine
 	@python -m demo

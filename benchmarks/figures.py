@@ -24,3 +24,9 @@ def grown(medians: Mapping[str, float], limit: float) -> list[str]:
         for name, median in medians.items()
         if median > limit * first
     ]
+
+
+def ratios(rates: Mapping[str, float]) -> dict[str, float]:
+    """Return each rate as a multiple of the first one."""
+    first = next(iter(rates.values()))
+    return {name: round(rate / first, 3) for name, rate in rates.items()}

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SECONDS = 2
 
@@ -56,6 +57,19 @@ def on_file(path: Path, load: Load, size_bytes: int) -> Result:
     return _run(words, load, size_bytes)
 
 
+def fill(uri: str, size_bytes: int) -> None:
+    """Write all of an export once."""
+    words = ["--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1m", "--iodepth=4"]
+    _job([*words, f"--size={size_bytes}"])
+
+
+def writes(uri: str, size_bytes: int, count: int) -> float:
+    """Return the seconds of `count` 4 KiB random writes at depth 16, a flush after every 64."""
+    words = ["--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4096", "--iodepth=16"]
+    words += [f"--size={size_bytes}", f"--number_ios={count}", "--fsync=64", "--norandommap"]
+    return float(_job([*words, "--randrepeat=0"])["write"]["runtime"]) / 1000
+
+
 def median(found: Sequence[Result]) -> Result:
     """Field by field the median of several runs."""
 
@@ -73,9 +87,7 @@ def median(found: Sequence[Result]) -> Result:
 
 
 def _run(target: list[str], load: Load, size_bytes: int) -> Result:
-    command = [
-        "fio",
-        "--name=load",
+    words = [
         *target,
         f"--rw={load.pattern}",
         f"--bs={load.block_bytes}",
@@ -85,12 +97,8 @@ def _run(target: list[str], load: Load, size_bytes: int) -> Result:
         "--time_based",
         "--norandommap",
         "--randrepeat=0",
-        "--output-format=json",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
-    if job["error"]:
-        raise RuntimeError(f"fio ended with error {job['error']}: {done.stderr.strip()}")
+    job = _job(words)
     side = job["write" if load.writes else "read"]
     latency = side["clat_ns"]
     percentiles = latency.get("percentile", {})
@@ -101,3 +109,12 @@ def _run(target: list[str], load: Load, size_bytes: int) -> Result:
         p99_us=percentiles.get("99.000000", 0) / 1000,
         operations=int(side["total_ios"]),
     )
+
+
+def _job(words: Sequence[str]) -> dict[str, Any]:
+    command = ["fio", "--name=load", *words, "--output-format=json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    job: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    if job["error"]:
+        raise RuntimeError(f"fio ended with error {job['error']}: {done.stderr.strip()}")
+    return job

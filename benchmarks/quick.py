@@ -103,7 +103,7 @@ def _measure(
         primary = primary_pb2_grpc.PrimaryServiceStub(channel)
         _create(primary, sites)
         uri = sites.primary.endpoints.nbd_uri(VOLUME)
-        _fill(uri)
+        fio.fill(uri, VOLUME_BYTES)  # as the other two have theirs written already
         _drain(primary)
         pids = [sites.primary.pid, sites.secondary.pid]
         with Sampler(readings, period_seconds=0.5) as memory:
@@ -127,19 +127,6 @@ def _measure(
     peaks = {role: round(peak / (1 << 20), 1) for role, peak in memory.peaks.items()}
     report = _report(results)
     return {**report, "lag_ms": lags, "peak_anonymous_mib": peaks}
-
-
-def _fill(uri: str) -> None:
-    """Once through the whole volume, as the other two have theirs written already."""
-    subprocess.run(
-        [
-            *("fio", "--name=fill", "--ioengine=nbd", f"--uri={uri}", "--rw=write", "--bs=1m"),
-            *("--iodepth=4", f"--size={VOLUME_BYTES}"),
-        ],
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
 
 
 def _on_nbdkit(other: tuple[str, int], load: fio.Load) -> fio.Result:
