@@ -214,7 +214,7 @@ def _states(groups: list[SecondaryGroup]) -> Metric:
     for group in groups:
         now = group.replica.state
         for state in ReplicaState:
-            family.add_metric([group.name, state.value.lower()], float(state is now))
+            family.add_metric([group.name, state.value], float(state is now))
     return family
 
 

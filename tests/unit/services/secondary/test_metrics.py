@@ -48,7 +48,7 @@ async def test_metrics_begin_at_zero_and_follow_the_replica(tmp_path: Path) -> N
         text = page(site)
         lsn = float(stream.position.lsn)
         assert f'slackwater_secondary_applied_lsn{{group="demo"}} {lsn}' in text
-        assert 'slackwater_secondary_state{group="demo",state="frozen"} 1.0' in text
+        assert 'slackwater_secondary_state{group="demo",state="FROZEN"} 1.0' in text
         assert 'slackwater_ibc_frozen_since_timestamp_seconds{group="demo"} 0.0' not in text
         assert 'slackwater_secondary_stream_open{group="demo"} 1.0' in text
         replica.receive_message("app", holder="me")
