@@ -272,6 +272,23 @@ SNAPSHOTS = Board(
             [query(most("slackwater_snapshots", "group, grade"), "{{group}} {{grade}}")],
         ),
         Panel(
+            "Bytes that snapshots keep, and may keep",
+            [
+                query(most("slackwater_snapshot_bytes", "group"), "{{group}}"),
+                query(most("slackwater_snapshot_budget_bytes", "group"), "{{group}} limit"),
+            ],
+            "bytes",
+        ),
+        Panel(
+            "Snapshots that the budget took in an hour",
+            [
+                query(
+                    f"sum by (group) (increase(slackwater_snapshots_expired_total{{{GROUP}}}[1h]))",
+                    "{{group}}",
+                )
+            ],
+        ),
+        Panel(
             "Newest snapshot, by grade",
             [
                 query(

@@ -1,6 +1,7 @@
 """One replica in the secondary service: the engine, the stream that feeds it, what it counts."""
 
 import asyncio
+import errno
 import threading
 import time
 import uuid
@@ -14,6 +15,7 @@ import structlog
 from services.secondary import translate
 from slackwater import errors
 from slackwater.apply.replica import Replica
+from slackwater.apply.replica_budget import Expired
 from slackwater.apply.status import ReplicaState
 from slackwater.apply.syncing import VolumeSpec
 from slackwater.group.rows import SnapshotRow
@@ -25,6 +27,7 @@ from slackwater.link.wire import MAX_APPEND
 from slackwater.position import Position
 from slackwater.runtime.calls import in_words
 from slackwater.runtime.events import EventHub
+from slackwater.snapshots.budget import OK
 
 if TYPE_CHECKING:
     from services.secondary.replication import ReplicateStream
@@ -97,6 +100,7 @@ class SecondaryGroup:
         self._log = log.bind(group=replica.name)
         self._state = replica.state
         self._stall = ""
+        self._budget_state = OK
         self._is_poked = False
         self._work: asyncio.Future[object] | None = None
 
@@ -105,6 +109,7 @@ class SecondaryGroup:
         self.replica.on_change = self._poke
         self.replica.messages.on_verdict = self._verdict
         self.replica.controls.on_judged = self._judged
+        self.replica.on_expired = self._expired
         self.replica.start()
 
     def close(self) -> None:
@@ -152,6 +157,25 @@ class SecondaryGroup:
             outcome=row.evidence["outcome"],
         )
 
+    def _expired(self, row: Expired) -> None:
+        """The budget took a snapshot; from the replica's upkeep."""
+        self._events.publish(
+            f"groups/{self.name}/snapshots/{row.name}",
+            "SNAPSHOT_EXPIRED",
+            f"the snapshot budget is spent: the snapshot at {row.position} went with"
+            f" {row.kept_bytes} bytes",
+            grade=row.grade,
+        )
+        self._log.warning(
+            "snapshot_expired",
+            snapshot=row.name,
+            position=row.position,
+            grade=row.grade,
+            message=row.message_id,
+            kept_bytes=row.kept_bytes,
+        )
+        self._poke()
+
     def _changed(self) -> None:
         self._is_poked = False  # first: what changes from here on pokes again
         self.look()
@@ -177,6 +201,7 @@ class SecondaryGroup:
                 state=state.value,
             )
             self._state = state
+        self._look_at_budget()
         stall = self._stall_text()
         if stall != self._stall:
             self._stall = stall
@@ -185,10 +210,36 @@ class SecondaryGroup:
                 self._log.warning("stalled", reason=stall)
                 self._say("APPLYING_STALLED", stall)
 
+    def _look_at_budget(self) -> None:
+        now = self.replica.catalogue.budget.state()
+        if now != self._budget_state:
+            self._budget_state = now
+            text = self._budget_text() or "below the soft mark again"
+            self._log.warning("snapshot_budget", state=now, text=text)
+            self._say("SNAPSHOT_BUDGET", f"{now}: {text}")
+
+    def _budget_text(self) -> str:
+        budget = self.replica.catalogue.budget
+        if budget.settings is None or budget.state() == OK:
+            return ""
+        left = budget.seconds_left()
+        when = "" if left is None else f"; spent in {left / 3600:.1f} h as it grows now"
+        return (
+            f"snapshots keep {budget.used_bytes} of {budget.settings.limit_bytes} bytes; no new"
+            f" snapshot is taken{when}"
+        )
+
     def _stall_text(self) -> str:
         stall = self.replica.applier.stall
         if stall is None:
             return ""
+        budget = self.replica.catalogue.budget
+        if budget.is_short and budget.settings is not None and stall.errno == errno.EDQUOT:
+            return (
+                f"record {stall.lsn} waits for room in the snapshot budget: {budget.used_bytes} of"
+                f" {budget.settings.limit_bytes} bytes are used; delete snapshots, or: slackwater"
+                f" replica budget {self.name} --bytes SIZE"
+            )
         why = errors.StorageFailed("the replica", stall.doing, stall.errno)
         return f"record {stall.lsn} cannot be applied now ({why}); it is tried again by itself"
 
@@ -213,7 +264,7 @@ class SecondaryGroup:
             return "replaying the log after an unclean stop"
         if replica.state is ReplicaState.INCONSISTENT:
             return "being synchronised from the Primary's volumes"
-        return ""
+        return self._budget_text()
 
     @property
     def is_healthy(self) -> bool:

@@ -17,6 +17,7 @@ from slackwater.clones.catalogue import FAILED
 from slackwater.histogram import Histogram
 from slackwater.runtime import nbd
 from slackwater.runtime.metrics import histogram_family
+from slackwater.snapshots import budget
 
 _GROUP = ["group"]
 GRADES = ("crash", "filesystem", "application")
@@ -25,6 +26,10 @@ Value = Callable[[SecondaryGroup], float]
 Times = Callable[[SecondaryGroup], Histogram]
 
 _COUNTERS: dict[str, tuple[str, Value]] = {
+    "slackwater_snapshots_expired": (
+        "Snapshots that the budget took.",
+        lambda group: group.replica.expired_total,
+    ),
     "slackwater_secondary_received_bytes": (
         "Bytes of records made durable in the replica's log.",
         lambda group: group.replica.receiver.received_bytes,
@@ -127,6 +132,18 @@ _GAUGES: dict[str, tuple[str, Value]] = {
         "1 while a lease owns the freeze, its holder's grace included.",
         lambda group: float(is_leased(group)),
     ),
+    "slackwater_snapshot_bytes": (
+        "Bytes that snapshots keep.",
+        lambda group: group.replica.catalogue.used_bytes,
+    ),
+    "slackwater_snapshot_budget_bytes": (
+        "Bytes that snapshots may keep; 0: no limit.",
+        lambda group: (
+            0
+            if (settings := group.replica.catalogue.budget.settings) is None
+            else settings.limit_bytes
+        ),
+    ),
     "slackwater_snapshots_held": (
         "Snapshots that cannot be deleted because somebody holds them.",
         lambda group: sum(row.held for row in group.replica.snapshots()),
@@ -195,6 +212,7 @@ def collect(node: SecondaryNode) -> Iterable[Metric]:
             name, text, _GROUP, [([group.name], times(group)) for group in groups]
         )
     yield _states(groups)
+    yield _budgets(groups)
     yield _messages(groups)
     yield from _snapshots(groups)
     broken = GaugeMetricFamily(
@@ -215,6 +233,19 @@ def _states(groups: list[SecondaryGroup]) -> Metric:
         now = group.replica.state
         for state in ReplicaState:
             family.add_metric([group.name, state.value], float(state is now))
+    return family
+
+
+def _budgets(groups: list[SecondaryGroup]) -> Metric:
+    family = GaugeMetricFamily(
+        "slackwater_snapshot_budget_state",
+        "1 for where the bytes that snapshots keep are: OK, SOFT, HARD.",
+        labels=[*_GROUP, "state"],
+    )
+    for group in groups:
+        now = group.replica.catalogue.budget.state()
+        for state in budget.STATES:
+            family.add_metric([group.name, state], float(state == now))
     return family
 
 

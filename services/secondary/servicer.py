@@ -1,4 +1,4 @@
-"""SecondaryService: replicas and status, above modules of messages, snapshots, clones."""
+"""SecondaryService: replicas and status; messages, snapshots, clones, budget are modules below."""
 
 import socket
 import time
@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 import slackwater
 from services.secondary import translate
-from services.secondary.clone_servicer import CloneServicer
+from services.secondary.budget_servicer import BudgetServicer
 from services.secondary.group import SecondaryGroup
 from services.secondary.node import SecondaryNode
 from services.secondary.snapshot_servicer import MAX_DATA_BYTES, Endpoints
@@ -34,7 +34,7 @@ LATER = "comes with a later release"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class SecondaryServicer(CloneServicer):
+class SecondaryServicer(BudgetServicer):
     """Serves `slackwater.v1.SecondaryService`; errors are turned into statuses by the runtime."""
 
     def __init__(self, node: SecondaryNode, storage: Storage, endpoints: Endpoints) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.json_format import ParseDict
 
+from services.secondary import translate_budget
 from slackwater import errors
 from slackwater.apply.status import FreezeInfo, ReplicaState
 from slackwater.group.rows import MessageRow, SnapshotRow, SyncRow, VerdictRow
@@ -68,7 +69,11 @@ def replica(group: "SecondaryGroup") -> resources_pb2.Replica:
         snapshot_count=status.snapshots,
         connected=group.is_connected,
         epoch=max(status.epoch, group.epoch),
+        snapshot_bytes=engine.catalogue.used_bytes,
     )
+    settings = engine.catalogue.budget.settings
+    if settings is not None:
+        result.snapshot_budget.CopyFrom(translate_budget.budget(engine, settings))
     if group.heard_ns:
         result.heard_time.CopyFrom(timestamp(group.heard_ns))
     if status.freeze is not None:

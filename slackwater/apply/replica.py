@@ -26,6 +26,7 @@ from slackwater.apply.messages import Messages
 from slackwater.apply.opening import Opened, ReplicaSpec, fill, open_parts
 from slackwater.apply.receiving import OnDurable, Receiver
 from slackwater.apply.regions import RegionQueue
+from slackwater.apply.replica_budget import Expired
 from slackwater.apply.replica_messages import ReplicaMessages
 from slackwater.apply.replica_snapshots import ReplicaSnapshots
 from slackwater.apply.replica_syncs import ReplicaSyncs
@@ -68,6 +69,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         self.clones.on_failed = self._fail
         self.clock = clock
         self.on_change: Callable[[], None] = _nothing
+        self.on_expired: Callable[[Expired], None] = lambda _expired: None
         self.failure: errors.SlackwaterError | None = None
         self.is_closed = False
         self.apply_seconds = Histogram()
@@ -93,6 +95,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
             self.regions,
         )
         parts.catalogue.reached = lambda: self.applier.reached
+        self.open_budget()
         self.checkpointer = Checkpointer(
             self._apply_lock,
             self.applier,

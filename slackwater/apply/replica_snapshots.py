@@ -8,6 +8,7 @@ from typing import Final
 from slackwater import errors
 from slackwater.apply.applier import Applier
 from slackwater.apply.messages import Messages
+from slackwater.apply.replica_budget import ReplicaBudget
 from slackwater.apply.replica_clones import ReplicaClones
 from slackwater.apply.syncing import Syncing
 from slackwater.apply.volumes import VolumeSet
@@ -49,7 +50,7 @@ class LiveVolume:
         return self._volume.extents(offset, length)
 
 
-class ReplicaSnapshots(ReplicaClones):
+class ReplicaSnapshots(ReplicaClones, ReplicaBudget):
     """Calls about snapshots; part of `Replica`."""
 
     name: str
@@ -85,7 +86,7 @@ class ReplicaSnapshots(ReplicaClones):
             FailedPrecondition: the replica recovers, is inconsistent, or does not stand there, or
                 the group's other snapshots have another chunk size.
             Unavailable: a record is applied in part and cannot be finished now.
-            NoSpace: there is no room.
+            NoSpace: there is no room, on the disk or in the snapshot budget.
             GroupFailed: the replica has failed.
         """
         check_label("snapshot_id", name)
@@ -103,6 +104,7 @@ class ReplicaSnapshots(ReplicaClones):
                 evidence = self._evidence_at(at_message)
             if any(row.name == name for row in self.catalogue.ready()):
                 raise errors.AlreadyExists("snapshot", name)
+            self.check_budget()
             if validate_only:
                 return None
             self._finish_record()

@@ -51,6 +51,10 @@ class ReplicaUpkeep(ABC):
     def _fail(self, error: errors.SlackwaterError) -> None:
         """See `Replica`."""
 
+    @abstractmethod
+    def keep_budget(self) -> None:
+        """See `ReplicaBudget`."""
+
     @property
     @abstractmethod
     def log_use(self) -> float:
@@ -76,6 +80,7 @@ class ReplicaUpkeep(ABC):
             self._tick_messages,
             self._checkpoint_due,
             self._merge,
+            self.keep_budget,
             self._forget_messages,
         ):
             try:

@@ -3,12 +3,15 @@
 import json
 import sqlite3
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from slackwater.group.database_messages import add_verdict
 from slackwater.group.rows import DeliveryRow, EffectRow, SnapshotRow, VerdictRow
 from slackwater.group.table import Table
 from slackwater.position import LogPoint, Position
+
+EXPIRED_KEPT = 100
 
 
 class SnapshotTable(Table):
@@ -31,10 +34,40 @@ class SnapshotTable(Table):
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 
-    def update_snapshot(self, snapshot: SnapshotRow) -> None:
-        """Write a row as it is now."""
+    def update_snapshot(
+        self, snapshot: SnapshotRow, expired: Mapping[str, object] | None = None
+    ) -> None:
+        """Write a row as it is now; with `expired` note beside it that the budget took it."""
         with self.transaction() as connection:
             _update_snapshot(connection, snapshot)
+            if expired is not None:
+                cursor = connection.execute(
+                    "INSERT INTO expired (detail) VALUES (?)", (json.dumps(dict(expired)),)
+                )
+                connection.execute(
+                    "DELETE FROM expired WHERE id <= ?", ((cursor.lastrowid or 0) - EXPIRED_KEPT,)
+                )
+
+    # -- the budget ---------------------------------------------------------------------------
+
+    def expired(self) -> list[dict[str, Any]]:
+        """Return what the budget took, the latest first."""
+        rows = self.query("SELECT detail FROM expired ORDER BY id DESC")
+        return [json.loads(row["detail"]) for row in rows]
+
+    def budget(self) -> dict[str, Any] | None:
+        """Return the settings of the snapshot budget, if there is one."""
+        rows = self.query("SELECT detail FROM budget")
+        return json.loads(rows[0]["detail"]) if rows else None
+
+    def set_budget(self, settings: Mapping[str, object] | None) -> None:
+        """Keep the settings of the snapshot budget; None: there is none any more."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM budget")
+            if settings is not None:
+                connection.execute(
+                    "INSERT INTO budget VALUES (1, ?)", (json.dumps(dict(settings)),)
+                )
 
     def replace_snapshot(self, old: SnapshotRow, new: SnapshotRow) -> None:
         """Write two rows in one step; `old` gives a name up that `new` takes."""

@@ -63,14 +63,14 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
     "SecondaryService": {
         Role.VIEW: """
             GetReplica ListReplicas ListApplications ListMessages GetSnapshot ListSnapshots
-            GetClone ListClones GetStatus WatchEvents""",
+            GetClone ListClones ListExpiredSnapshots GetStatus WatchEvents""",
         Role.MESSAGE: """
             RegisterApplication UnregisterApplication ReceiveMessage HoldMessage Unfreeze
             StopReceive""",
         Role.OPERATE: """
             DeleteReplica CreateSnapshot DeleteSnapshot HoldSnapshot ReleaseSnapshot ExportSnapshot
             RefreshSnapshot UnexportSnapshot ReadSnapshot DiffSnapshots Promote ReadLog
-            CreateClone DeleteClone ExportClone UnexportClone""",
+            CreateClone DeleteClone ExportClone UnexportClone SetSnapshotBudget""",
         Role.REPLICATE: "MirrorReplica",
     },
     "SnapshotService": {

@@ -25,16 +25,18 @@ from slackwater.group.rows import SnapshotRow
 from slackwater.group.volume import Volume
 from slackwater.position import LogPoint
 from slackwater.snapshots import files
+from slackwater.snapshots.budget import Budget
 from slackwater.snapshots.feed import Entry, Feed
 from slackwater.snapshots.gather import CHUNK_BYTES
 from slackwater.snapshots.making import CREATING, DELETING, READY, Making, going
+from slackwater.snapshots.marks import Marks
 from slackwater.snapshots.merging import Merger
 from slackwater.snapshots.overlay import Overlay
 from slackwater.snapshots.reader import SnapshotVolume
 from slackwater.storage.seam import Storage
 
 
-class Catalogue:
+class Catalogue(Marks):
     """The snapshots of one group.
 
     The caller serialises everything that changes what is fed (`create`, `delete`) with the applier;
@@ -60,6 +62,7 @@ class Catalogue:
         self._merge_lock = threading.Lock()
         self._merger = Merger()
         self._making = Making(storage, database, clock, self._path)
+        self.budget = Budget(lambda: self.used_bytes)
 
     # -- opening and closing -----------------------------------------------------------------
 
@@ -83,7 +86,12 @@ class Catalogue:
             if name not in names:
                 self._storage.remove_tree(self._directory / name)
         kept.sort(key=lambda row: (row.point.offset, row.id))
-        self._chain = tuple(Entry(row, self._open_overlays(row, clean)) for row in kept)
+        self._chain = tuple(self._entry_of(row, self._open_overlays(row, clean)) for row in kept)
+
+    def _entry_of(self, row: SnapshotRow, overlays: dict[int, Overlay]) -> Entry:
+        for overlay in overlays.values():
+            overlay.room = self.budget.reserve
+        return Entry(row, overlays)
 
     def _open_overlays(self, row: SnapshotRow, clean: bool) -> dict[int, Overlay]:
         return {
@@ -144,6 +152,11 @@ class Catalogue:
     def preserved_bytes(self, name: str) -> dict[int, int]:
         """Return the bytes that each of its overlays takes, by volume id."""
         return {number: overlay.end for number, overlay in self._entry(name).overlays.items()}
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that all overlays take, of snapshots that are going too."""
+        return sum(overlay.end for entry in self._chain for overlay in entry.overlays.values())
 
     def used_volumes(self) -> frozenset[int]:
         """Return the ids of the volumes whose bytes a snapshot needs."""
@@ -225,7 +238,7 @@ class Catalogue:
                 else entry
                 for entry in self._chain
             )
-            self._chain = (*chain, Entry(row, overlays))
+            self._chain = (*chain, self._entry_of(row, overlays))
         return row
 
     def _chunk_bytes(self, wanted: int) -> int:
@@ -237,52 +250,6 @@ class Catalogue:
                 "Leave the chunk size out, or delete the other snapshots first",
             )
         return wanted or held or CHUNK_BYTES
-
-    # -- marks -------------------------------------------------------------------------------
-
-    def set_exported(self, name: str, exported: bool) -> SnapshotRow:
-        """Mark a snapshot as exported, durably, or take the mark off.
-
-        Raises:
-            NotFound: there is none of that name.
-        """
-        return self._update(replace(self.get(name), exported=exported))
-
-    def set_held(self, name: str, held: bool, note: str = "") -> SnapshotRow:
-        """Mark a snapshot as held, durably, or take the mark off; `delete` does not look at it.
-
-        Raises:
-            NotFound: there is none of that name.
-        """
-        return self._update(replace(self.get(name), held=held, hold_note=note))
-
-    def judge(
-        self, message_id: str, grade: str, evidence: Mapping[str, object]
-    ) -> list[SnapshotRow]:
-        """Give the snapshots made at a message what its Outcome says (C17, C20); return them.
-
-        Only what was quiesced can be judged, and the first judgement stands.
-        """
-        waiting = [
-            row
-            for row in self.ready()
-            if row.message_id == message_id
-            and row.evidence.get("quiesced")
-            and "outcome" not in row.evidence
-        ]
-        return [
-            self._update(replace(row, grade=grade, evidence={**row.evidence, **evidence}))
-            for row in waiting
-        ]
-
-    def _update(self, row: SnapshotRow) -> SnapshotRow:
-        self._database.update_snapshot(row)
-        with self._lock:
-            self._chain = tuple(
-                replace(entry, row=row) if entry.row.uid == row.uid else entry
-                for entry in self._chain
-            )
-        return row
 
     # -- going -------------------------------------------------------------------------------
 
@@ -309,6 +276,10 @@ class Catalogue:
                 "It goes by itself when the replica is consistent again",
             )
         self._update(going(row))
+
+    def expire(self, name: str, detail: Mapping[str, object]) -> None:
+        """Let a snapshot go for the budget's sake, and keep a note of it in the same step."""
+        self._update(going(self.get(name)), detail)
 
     def merge_step(self) -> bool:
         """Do one bounded piece of work for the oldest snapshot that is going.

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from crc32c import crc32c
@@ -14,6 +15,12 @@ from slackwater.storage.seam import Buffer, File
 CHUNK_BYTES: Final = 64 << 10
 GATHER_BYTES: Final = 2 << 20
 _ZEROES: Final = bytes(CHUNK_BYTES)
+Room = Callable[[int], AbstractContextManager[None]]
+
+
+def any_room(_size: int) -> AbstractContextManager[None]:
+    """Let anything be appended."""
+    return nullcontext()
 
 
 class Batch:
@@ -28,8 +35,20 @@ class Batch:
         synced_bytes: int,
         previous: tuple[int, int],
         written: Callable[[int, tuple[int, int]], None],
+        room: Room,
     ) -> None:
-        """Append from `end` on; `written` is told the new end and the chunks of the last record."""
+        """Append from `end` on.
+
+        Args:
+            file: the overlay's.
+            chunk_map: learns of what is appended.
+            snapshot_uid: stands in every record.
+            end: of the file.
+            synced_bytes: of it that are durable.
+            previous: the chunks of the last record.
+            written: told the new end and the chunks of the last record.
+            room: asked for each append; raises OSError if it may not be.
+        """
         self._file = file
         self._map = chunk_map
         self._uid = snapshot_uid
@@ -37,6 +56,7 @@ class Batch:
         self._synced_bytes = synced_bytes
         self._previous = previous
         self._written = written
+        self._room = room
         self._pieces: list[Buffer] = []
         self._records: list[ChunkRecord] = []
         self._bytes = 0
@@ -77,9 +97,10 @@ class Batch:
         """
         if not self._records:
             return
-        self._file.write(self._pieces, self._end)
-        self._end += self._bytes
-        self._written(self._end, self._previous)
+        with self._room(self._bytes):
+            self._file.write(self._pieces, self._end)
+            self._end += self._bytes
+            self._written(self._end, self._previous)
         for record in self._records:
             self._map.put(record.first, record.chunks, record.offset, record.flags)
         self._pieces, self._records, self._bytes = [], [], 0

@@ -30,7 +30,7 @@ from slackwater.extent import Extent
 from slackwater.snapshots import codec
 from slackwater.snapshots.chunkmap import ChunkMap
 from slackwater.snapshots.codec import FLAG_LOST, FLAG_ZERO, HEADER_BYTES
-from slackwater.snapshots.gather import CHUNK_BYTES, Batch
+from slackwater.snapshots.gather import CHUNK_BYTES, Batch, Room, any_room
 from slackwater.snapshots.rebuild import rebuild
 from slackwater.storage.seam import File, Storage
 
@@ -59,6 +59,7 @@ class Overlay:
     Appending is serialised by a lock of its own, so is syncing, for a merge may run beside the
     applier; neither is held when the other is taken. Reading takes none but to count itself in.
     Invariant: bytes below `synced_bytes` are durable; entries of the map point below `end`.
+    What is preserved asks `room` first; copies of a snapshot that goes do not (`budget`).
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Overlay:
         self._pins = 0
         self._retired = False
         self.unnamed_loss = False
+        self.room: Room = any_room
 
     @classmethod
     def create(
@@ -159,7 +161,7 @@ class Overlay:
         """
         with self._append_lock, ExitStack() as pins:
             newer = [overlay for overlay in newer if overlay._is_pinned_in(pins)]
-            batch = self._batch()
+            batch = self._batch(self.room)
             for first, next_chunk in ranges:
                 at, range_end = first, min(next_chunk, self.chunks)
                 while at < range_end:
@@ -173,10 +175,9 @@ class Overlay:
                     at = end
             batch.flush()
 
-    def _batch(self) -> Batch:
-        return Batch(
-            self._file, self._map, self._uid, self.end, self.synced_bytes, self._previous, self._put
-        )
+    def _batch(self, room: Room) -> Batch:
+        place = (self.end, self.synced_bytes, self._previous)
+        return Batch(self._file, self._map, self._uid, *place, self._put, room)
 
     def _put(self, end: int, previous: tuple[int, int]) -> None:
         self.end, self._previous = end, previous
@@ -220,7 +221,7 @@ class Overlay:
         copied = 0
         end = min(other.chunks, self.chunks)
         with self._append_lock:
-            batch = self._batch()
+            batch = self._batch(any_room)
             at = first if other.unnamed_loss else other.first_set(first, end)
             while at < end and copied < limit:
                 if not self._map.has(at):

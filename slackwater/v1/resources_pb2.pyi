@@ -638,6 +638,8 @@ class Replica(_message.Message):
     CONNECTED_FIELD_NUMBER: _builtins.int
     HEARD_TIME_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_BUDGET_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>`."""
     group_uid: _builtins.str
@@ -656,6 +658,8 @@ class Replica(_message.Message):
     """Whether the Primary's stream is open."""
     epoch: _builtins.int
     """The highest epoch known here."""
+    snapshot_bytes: _builtins.int
+    """Bytes that its snapshots keep."""
     @_builtins.property
     def durable(self) -> _common_pb2.Position:
         """What is durable here."""
@@ -688,6 +692,10 @@ class Replica(_message.Message):
     def heard_time(self) -> _timestamp_pb2.Timestamp:
         """When the Primary was last heard of; unset if never."""
 
+    @_builtins.property
+    def snapshot_budget(self) -> Global___SnapshotBudget:
+        """How many bytes its snapshots may keep; unset: no limit."""
+
     def __init__(
         self,
         *,
@@ -708,10 +716,12 @@ class Replica(_message.Message):
         connected: _builtins.bool = ...,
         heard_time: _timestamp_pb2.Timestamp | None = ...,
         epoch: _builtins.int = ...,
+        snapshot_budget: Global___SnapshotBudget | None = ...,
+        snapshot_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "apply_lag", b"apply_lag", "durable", b"durable", "freeze", b"freeze", "heard_time", b"heard_time", "log", b"log", "sync", b"sync"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "apply_lag", b"apply_lag", "durable", b"durable", "freeze", b"freeze", "heard_time", b"heard_time", "log", b"log", "snapshot_budget", b"snapshot_budget", "sync", b"sync"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "apply_lag", b"apply_lag", "backlog_bytes", b"backlog_bytes", "connected", b"connected", "durable", b"durable", "epoch", b"epoch", "freeze", b"freeze", "group_uid", b"group_uid", "heard_time", b"heard_time", "log", b"log", "name", b"name", "replica_uid", b"replica_uid", "snapshot_count", b"snapshot_count", "state", b"state", "state_reason", b"state_reason", "sync", b"sync", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "apply_lag", b"apply_lag", "backlog_bytes", b"backlog_bytes", "connected", b"connected", "durable", b"durable", "epoch", b"epoch", "freeze", b"freeze", "group_uid", b"group_uid", "heard_time", b"heard_time", "log", b"log", "name", b"name", "replica_uid", b"replica_uid", "snapshot_budget", b"snapshot_budget", "snapshot_bytes", b"snapshot_bytes", "snapshot_count", b"snapshot_count", "state", b"state", "state_reason", b"state_reason", "sync", b"sync", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1115,3 +1125,107 @@ class CloneVolume(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CloneVolume: _TypeAlias = CloneVolume  # noqa: Y015
+
+@_typing.final
+class SnapshotBudget(_message.Message):
+    """How many bytes the snapshots of a replica may keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _AtLimit:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _AtLimitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SnapshotBudget._AtLimit.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        AT_LIMIT_UNSPECIFIED: SnapshotBudget._AtLimit.ValueType  # 0
+        """As HOLD_APPLY."""
+        AT_LIMIT_HOLD_APPLY: SnapshotBudget._AtLimit.ValueType  # 1
+        """Applying waits until there is room; receiving goes on."""
+        AT_LIMIT_EXPIRE_OLDEST_UNHELD: SnapshotBudget._AtLimit.ValueType  # 2
+        """The oldest snapshot goes that is not held, exported, cloned or the guard of a sync. When there is
+        none, applying waits.
+        """
+
+    class AtLimit(_AtLimit, metaclass=_AtLimitEnumTypeWrapper):
+        """What is done at the hard mark."""
+
+    AT_LIMIT_UNSPECIFIED: SnapshotBudget.AtLimit.ValueType  # 0
+    """As HOLD_APPLY."""
+    AT_LIMIT_HOLD_APPLY: SnapshotBudget.AtLimit.ValueType  # 1
+    """Applying waits until there is room; receiving goes on."""
+    AT_LIMIT_EXPIRE_OLDEST_UNHELD: SnapshotBudget.AtLimit.ValueType  # 2
+    """The oldest snapshot goes that is not held, exported, cloned or the guard of a sync. When there is
+    none, applying waits.
+    """
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SnapshotBudget._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: SnapshotBudget._State.ValueType  # 0
+        """Never sent."""
+        STATE_OK: SnapshotBudget._State.ValueType  # 1
+        """Below the soft mark."""
+        STATE_SOFT: SnapshotBudget._State.ValueType  # 2
+        """New snapshots are refused."""
+        STATE_HARD: SnapshotBudget._State.ValueType  # 3
+        """At the limit: applying waits, or snapshots go."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where the use is."""
+
+    STATE_UNSPECIFIED: SnapshotBudget.State.ValueType  # 0
+    """Never sent."""
+    STATE_OK: SnapshotBudget.State.ValueType  # 1
+    """Below the soft mark."""
+    STATE_SOFT: SnapshotBudget.State.ValueType  # 2
+    """New snapshots are refused."""
+    STATE_HARD: SnapshotBudget.State.ValueType  # 3
+    """At the limit: applying waits, or snapshots go."""
+
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    SOFT_PERCENT_FIELD_NUMBER: _builtins.int
+    AT_LIMIT_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EXHAUSTED_IN_FIELD_NUMBER: _builtins.int
+    EXPIRED_TOTAL_FIELD_NUMBER: _builtins.int
+    limit_bytes: _builtins.int
+    """The hard mark: what applying preserves never comes above it. At least 1 MiB."""
+    soft_percent: _builtins.int
+    """The soft mark in per cent of it, 1 to 100; 0: 80. From here on no new snapshot is taken, but by a
+    message or for a sync.
+    """
+    at_limit: Global___SnapshotBudget.AtLimit.ValueType
+    """What is done at the hard mark; unspecified: HOLD_APPLY."""
+    used_bytes: _builtins.int
+    """Output only. Bytes used now."""
+    state: Global___SnapshotBudget.State.ValueType
+    """Output only. Where that is."""
+    expired_total: _builtins.int
+    """Output only. Snapshots that it took since the service started."""
+    @_builtins.property
+    def exhausted_in(self) -> _duration_pb2.Duration:
+        """Output only. When the limit is reached if it grows as in the last ten minutes; unset: it does not."""
+
+    def __init__(
+        self,
+        *,
+        limit_bytes: _builtins.int = ...,
+        soft_percent: _builtins.int = ...,
+        at_limit: Global___SnapshotBudget.AtLimit.ValueType = ...,
+        used_bytes: _builtins.int = ...,
+        state: Global___SnapshotBudget.State.ValueType = ...,
+        exhausted_in: _duration_pb2.Duration | None = ...,
+        expired_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exhausted_in", b"exhausted_in"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_limit", b"at_limit", "exhausted_in", b"exhausted_in", "expired_total", b"expired_total", "limit_bytes", b"limit_bytes", "soft_percent", b"soft_percent", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotBudget: _TypeAlias = SnapshotBudget  # noqa: Y015

@@ -2149,3 +2149,171 @@ class SecondaryServiceUnexportCloneResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SecondaryServiceUnexportCloneResponse: _TypeAlias = SecondaryServiceUnexportCloneResponse  # noqa: Y015
+
+@_typing.final
+class SetSnapshotBudgetRequest(_message.Message):
+    """Request of SetSnapshotBudget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """`groups/<group>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    validate_only: _builtins.bool
+    """True: say in which state the budget would be, change nothing."""
+    @_builtins.property
+    def budget(self) -> _resources_pb2.SnapshotBudget:
+        """The limit, the soft mark and what is done at the limit; unset: no limit."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        budget: _resources_pb2.SnapshotBudget | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "group", b"group", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSnapshotBudgetRequest: _TypeAlias = SetSnapshotBudgetRequest  # noqa: Y015
+
+@_typing.final
+class SetSnapshotBudgetResponse(_message.Message):
+    """Response of SetSnapshotBudget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budget(self) -> _resources_pb2.SnapshotBudget:
+        """The budget as it is, or would be; unset: none."""
+
+    def __init__(
+        self,
+        *,
+        budget: _resources_pb2.SnapshotBudget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSnapshotBudgetResponse: _TypeAlias = SetSnapshotBudgetResponse  # noqa: Y015
+
+@_typing.final
+class ListExpiredSnapshotsRequest(_message.Message):
+    """Request of ListExpiredSnapshots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """`groups/<group>`."""
+    page_size: _builtins.int
+    """At most this many; 0: 100. At most 1000."""
+    page_token: _builtins.str
+    """Where the last page ended."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExpiredSnapshotsRequest: _TypeAlias = ListExpiredSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class ListExpiredSnapshotsResponse(_message.Message):
+    """Response of ListExpiredSnapshots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiredSnapshot]:
+        """What the budget took."""
+
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___ExpiredSnapshot] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExpiredSnapshotsResponse: _TypeAlias = ListExpiredSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class ExpiredSnapshot(_message.Message):
+    """A snapshot that the budget took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name it had, `groups/<group>/snapshots/<snapshot>`."""
+    position: _builtins.str
+    """Where it was, as text: epoch/lsn."""
+    message: _builtins.str
+    """The message it was at, `groups/<group>/messages/<id>`; empty: none."""
+    grade: _common_pb2.SnapshotGrade.ValueType
+    """What it was worth."""
+    kept_bytes: _builtins.int
+    """Bytes that it kept."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        position: _builtins.str = ...,
+        message: _builtins.str = ...,
+        grade: _common_pb2.SnapshotGrade.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        kept_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "grade", b"grade", "kept_bytes", b"kept_bytes", "message", b"message", "name", b"name", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiredSnapshot: _TypeAlias = ExpiredSnapshot  # noqa: Y015

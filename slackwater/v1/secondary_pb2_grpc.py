@@ -175,6 +175,16 @@ class SecondaryServiceStub:
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneResponse.FromString,
                 _registered_method=True)
+        self.SetSnapshotBudget = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/SetSnapshotBudget',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.SetSnapshotBudgetRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.SetSnapshotBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListExpiredSnapshots = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/ListExpiredSnapshots',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsResponse.FromString,
+                _registered_method=True)
         self.MirrorReplica = channel.unary_stream(
                 '/slackwater.v1.SecondaryService/MirrorReplica',
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.MirrorReplicaRequest.SerializeToString,
@@ -429,6 +439,21 @@ class SecondaryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetSnapshotBudget(self, request, context):
+        """Says how many bytes the snapshots of a group may keep, and what is done when it is enough; at once
+        and durably. Unset `budget`: there is no limit any more. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExpiredSnapshots(self, request, context):
+        """Lists the snapshots that the budget took, the latest first: the last 100. Role `view`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MirrorReplica(self, request, context):
         """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
         follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -611,6 +636,16 @@ def add_SecondaryServiceServicer_to_server(servicer, server):
                     servicer.UnexportClone,
                     request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneResponse.SerializeToString,
+            ),
+            'SetSnapshotBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSnapshotBudget,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.SetSnapshotBudgetRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.SetSnapshotBudgetResponse.SerializeToString,
+            ),
+            'ListExpiredSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExpiredSnapshots,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsResponse.SerializeToString,
             ),
             'MirrorReplica': grpc.unary_stream_rpc_method_handler(
                     servicer.MirrorReplica,
@@ -1395,6 +1430,60 @@ class SecondaryService:
             '/slackwater.v1.SecondaryService/UnexportClone',
             slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneRequest.SerializeToString,
             slackwater_dot_v1_dot_secondary__pb2.SecondaryServiceUnexportCloneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSnapshotBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/SetSnapshotBudget',
+            slackwater_dot_v1_dot_secondary__pb2.SetSnapshotBudgetRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.SetSnapshotBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExpiredSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/ListExpiredSnapshots',
+            slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsResponse.FromString,
             options,
             channel_credentials,
             insecure,

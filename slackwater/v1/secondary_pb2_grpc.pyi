@@ -133,6 +133,12 @@ class SecondaryServiceStub:
     """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`."""
     UnexportClone: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceUnexportCloneRequest, _secondary_pb2.SecondaryServiceUnexportCloneResponse]
     """Ends the export; connected clients are disconnected. Role `operate`."""
+    SetSnapshotBudget: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SetSnapshotBudgetRequest, _secondary_pb2.SetSnapshotBudgetResponse]
+    """Says how many bytes the snapshots of a group may keep, and what is done when it is enough; at once
+    and durably. Unset `budget`: there is no limit any more. Role `operate`.
+    """
+    ListExpiredSnapshots: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.ListExpiredSnapshotsRequest, _secondary_pb2.ListExpiredSnapshotsResponse]
+    """Lists the snapshots that the budget took, the latest first: the last 100. Role `view`."""
     MirrorReplica: _grpc.UnaryStreamMultiCallable[_secondary_pb2.MirrorReplicaRequest, _secondary_pb2.MirrorReplicaResponse]
     """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
     follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -255,6 +261,12 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     """Exports the volumes of a clone over NBD, for reading and writing. Role `operate`."""
     UnexportClone: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceUnexportCloneRequest, _secondary_pb2.SecondaryServiceUnexportCloneResponse]  # type: ignore[assignment]
     """Ends the export; connected clients are disconnected. Role `operate`."""
+    SetSnapshotBudget: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SetSnapshotBudgetRequest, _secondary_pb2.SetSnapshotBudgetResponse]  # type: ignore[assignment]
+    """Says how many bytes the snapshots of a group may keep, and what is done when it is enough; at once
+    and durably. Unset `budget`: there is no limit any more. Role `operate`.
+    """
+    ListExpiredSnapshots: _aio.UnaryUnaryMultiCallable[_secondary_pb2.ListExpiredSnapshotsRequest, _secondary_pb2.ListExpiredSnapshotsResponse]  # type: ignore[assignment]
+    """Lists the snapshots that the budget took, the latest first: the last 100. Role `view`."""
     MirrorReplica: _aio.UnaryStreamMultiCallable[_secondary_pb2.MirrorReplicaRequest, _secondary_pb2.MirrorReplicaResponse]  # type: ignore[assignment]
     """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
     follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -542,6 +554,24 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_secondary_pb2.SecondaryServiceUnexportCloneResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceUnexportCloneResponse]]:
         """Ends the export; connected clients are disconnected. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def SetSnapshotBudget(
+        self,
+        request: _secondary_pb2.SetSnapshotBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.SetSnapshotBudgetResponse, _abc.Awaitable[_secondary_pb2.SetSnapshotBudgetResponse]]:
+        """Says how many bytes the snapshots of a group may keep, and what is done when it is enough; at once
+        and durably. Unset `budget`: there is no limit any more. Role `operate`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListExpiredSnapshots(
+        self,
+        request: _secondary_pb2.ListExpiredSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.ListExpiredSnapshotsResponse, _abc.Awaitable[_secondary_pb2.ListExpiredSnapshotsResponse]]:
+        """Lists the snapshots that the budget took, the latest first: the last 100. Role `view`."""
 
     @_abc_1.abstractmethod
     def MirrorReplica(

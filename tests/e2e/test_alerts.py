@@ -173,6 +173,24 @@ CASES = (
         *("1500m", "1575m", "1600m"),
     ),
     Case(
+        "SlackwaterSnapshotBudgetLow",
+        {f'slackwater_snapshot_budget_state{{{GROUP},state="SOFT",{PAGE}}}': "0x10 1x20 0x20"},
+        GROUP_LABELS,
+        *("13m", "20m", "40m"),
+    ),
+    Case(
+        "SlackwaterSnapshotBudgetSpent",
+        {f'slackwater_snapshot_budget_state{{{GROUP},state="HARD",{PAGE}}}': "0x10 1x20 0x20"},
+        GROUP_LABELS,
+        *("12m", "20m", "40m"),
+    ),
+    Case(
+        "SlackwaterSnapshotExpired",
+        {f"slackwater_snapshots_expired_total{{{GROUP},{PAGE}}}": "0x10 1x120"},
+        GROUP_LABELS,
+        *("9m", "20m", "120m"),
+    ),
+    Case(
         "SlackwaterRunFailed",
         {f'slackwater_snapshot_runs_total{{result="FAILED",{PAGE}}}': "0x10 1x100"},
         {"instance": "a:9460"},

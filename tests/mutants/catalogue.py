@@ -487,14 +487,14 @@ MUTANTS = (
     ),
     Mutant(
         "outcome raises what was not quiesced (C20)",
-        "slackwater/snapshots/catalogue.py",
+        "slackwater/snapshots/marks.py",
         '            and row.evidence.get("quiesced")\n',
         "",
         f"{GRADES}::test_outcome_of_a_message_without_a_quiesce_raises_nothing",
     ),
     Mutant(
         "later outcome replaces the first (C17)",
-        "slackwater/snapshots/catalogue.py",
+        "slackwater/snapshots/marks.py",
         '            and "outcome" not in row.evidence\n',
         "",
         f"{GRADES}::test_outcome_grades_the_snapshot_durably_and_shows_why_c17",

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.mutants.budget import BUDGET
 from tests.mutants.catalogue import MUTANTS, Mutant
 from tests.mutants.clones import CLONES
 from tests.mutants.restores import RESTORES
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("slackwater", "services", "demo", "tests", "pyproject.toml")
 TEST_SECONDS = 300
 PASSED, FAILED = 0, 1
+ALL = MUTANTS + BUDGET + CLONES + RESTORES + SPACE + TASKS + TIMES
 
 
 def run(tree: Path, tests: list[str]) -> tuple[int, str]:
@@ -57,11 +59,7 @@ def verdict(tree: Path, mutant: Mutant) -> str:
 
 def main(wanted: list[str]) -> int:
     """Run the mutants whose names hold one of the words, or all."""
-    mutants = [
-        one
-        for one in MUTANTS + CLONES + RESTORES + SPACE + TASKS + TIMES
-        if not wanted or any(word in one.name for word in wanted)
-    ]
+    mutants = [one for one in ALL if not wanted or any(word in one.name for word in wanted)]
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         tree = Path(directory)

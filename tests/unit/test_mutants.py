@@ -4,18 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.catalogue import MUTANTS, Mutant
-from tests.mutants.clones import CLONES
-from tests.mutants.space import SPACE
-from tests.mutants.tasks import TASKS
-from tests.mutants.times import TIMES
+from tests.mutants.catalogue import Mutant
+from tests.mutants.run import ALL
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    "mutant", MUTANTS + CLONES + SPACE + TASKS + TIMES, ids=lambda mutant: mutant.name
-)
+@pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
 def test_a_mutant_breaks_one_place_and_names_a_test_that_exists(mutant: Mutant) -> None:
     assert (ROOT / mutant.module).read_text().count(mutant.text) == 1
     file, _, names = mutant.test.partition("::")

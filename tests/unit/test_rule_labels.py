@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from services.secondary import group
 from services.secondary.metrics import GRADES
-from services.snapshot.metrics import RESULTS
+from services.snapshot.counts import RESULTS
 from slackwater.apply.status import ReplicaState
 from slackwater.link.actions import LinkState
+from slackwater.snapshots import budget
 
 RULES = Path(__file__).parents[2] / "monitoring/rules/slackwater.yml"
 VALUES = {
+    ("slackwater_ibc_messages_total", "result"): {value.lower() for value in group.RESULTS},
     ("slackwater_link_state", "state"): {state.value for state in LinkState},
     ("slackwater_secondary_state", "state"): {state.value for state in ReplicaState},
+    ("slackwater_snapshot_budget_state", "state"): set(budget.STATES),
     ("slackwater_snapshot_last_created_timestamp_seconds", "grade"): set(GRADES),
     ("slackwater_snapshot_runs_total", "result"): set(RESULTS),
 }

@@ -7,6 +7,7 @@ import typer
 
 from slackwater.cli import words
 from slackwater.cli.command import command, confirm
+from slackwater.cli.commands import replica_budget
 from slackwater.cli.commands.group import DryRun, Yes
 from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.commands.link import replica_state
@@ -27,6 +28,7 @@ Orphans = Annotated[
 
 def add_to(root: typer.Typer) -> None:
     """Add the noun."""
+    replica_budget.add_to(app)
     root.add_typer(app, name="replica")
 
 
@@ -123,6 +125,15 @@ _WAITS = {
 }
 
 
+def _snapshots(replica: resources_pb2.Replica) -> str:
+    kept = f"{replica.snapshot_count}, {words.size(replica.snapshot_bytes)}"
+    if not replica.HasField("snapshot_budget"):
+        return kept
+    budget = replica.snapshot_budget
+    state = words.word(resources_pb2.SnapshotBudget.State.Name(budget.state), "STATE_")
+    return f"{kept} of {words.size(budget.limit_bytes)} ({state})"
+
+
 def _show(session: Session, replica: resources_pb2.Replica) -> None:
     now = time.time()
     log = replica.log
@@ -144,7 +155,7 @@ def _show(session: Session, replica: resources_pb2.Replica) -> None:
                 for volume in replica.volumes
             ),
         ),
-        ("snapshots", str(replica.snapshot_count)),
+        ("snapshots", _snapshots(replica)),
         ("connected", "yes" if replica.connected else "no"),
         ("heard", words.age(replica.heard_time, now)),
     ]
