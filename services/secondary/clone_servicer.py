@@ -8,6 +8,7 @@ from services.secondary import translate_clones
 from services.secondary.group import SecondaryGroup
 from services.secondary.snapshot_servicer import EXPORT_ENDS, SnapshotServicer
 from slackwater import names
+from slackwater.errors import InvalidRequest
 from slackwater.runtime.calls import check_request_id, in_thread, newest_first, page
 from slackwater.v1 import resources_pb2
 from slackwater.v1 import secondary_pb2 as api
@@ -21,22 +22,30 @@ class CloneServicer(SnapshotServicer):
     async def CreateClone(
         self, request: api.SecondaryServiceCreateCloneRequest, context: Context
     ) -> api.SecondaryServiceCreateCloneResponse:
-        """Make a writable clone of all volumes of a snapshot."""
+        """Make a writable clone of all volumes of a snapshot, or of another clone."""
         del context
-        owner, snapshot = names.child("snapshot", request.snapshot, "snapshots")
+        if bool(request.snapshot) == bool(request.parent):
+            raise InvalidRequest(
+                "snapshot", "neither or both of snapshot and parent are given", "Give one"
+            )
+        field, given = ("parent", "clones") if request.parent else ("snapshot", "snapshots")
+        owner, source = names.child(field, request.parent or request.snapshot, given)
         group = self._node.group(owner)
+        make = group.replica.create_clone_of_clone if request.parent else group.replica.create_clone
         clone_id = names.check_label("clone_id", request.clone_id)
 
         def create() -> api.SecondaryServiceCreateCloneResponse:
-            row = group.replica.create_clone(
-                clone_id, snapshot, validate_only=request.validate_only
-            )
+            row = make(clone_id, source, validate_only=request.validate_only)
             if row is None:
                 planned = resources_pb2.Clone(
-                    name=translate_clones.name(owner, clone_id), snapshot=request.snapshot
+                    name=translate_clones.name(owner, clone_id),
+                    snapshot=request.snapshot,
+                    parent=request.parent,
                 )
                 return api.SecondaryServiceCreateCloneResponse(clone=planned)
-            self._tell_clone(group, "CLONE_CREATED", clone_id, f"of snapshot {snapshot}")
+            self._tell_clone(
+                group, "CLONE_CREATED", clone_id, f"of {given.removesuffix('s')} {source}"
+            )
             return api.SecondaryServiceCreateCloneResponse(clone=translate_clones.clone(group, row))
 
         if request.validate_only:

@@ -17,7 +17,7 @@ def clone(group: SecondaryGroup, row: CloneRow) -> resources_pb2.Clone:
     """Return a clone as it is now; looks at its files."""
     replica = group.replica
     is_failed = row.state == FAILED
-    own = replica.clones.own_bytes(row)
+    held = replica.clones.bytes_of(row)
     parent = replica.snapshot_of(row).name
     return resources_pb2.Clone(
         name=name(group.name, row.name),
@@ -32,7 +32,8 @@ def clone(group: SecondaryGroup, row: CloneRow) -> resources_pb2.Clone:
             resources_pb2.CloneVolume(
                 volume=volume,
                 size_bytes=size,
-                own_bytes=own[number],
+                own_bytes=held[number][0],
+                shared_bytes=held[number][1],
                 export_name=f"{name(group.name, row.name)}/volumes/{volume}"
                 if row.exported
                 else "",
@@ -40,11 +41,18 @@ def clone(group: SecondaryGroup, row: CloneRow) -> resources_pb2.Clone:
             for number, volume, size in row.volumes
         ],
         exported=row.exported,
+        parent=_parent(group, row),
+        layers=len(row.layers),
     )
+
+
+def _parent(group: SecondaryGroup, row: CloneRow) -> str:
+    rows = group.replica.clones.ready()
+    return next((name(group.name, one.name) for one in rows if one.uid == row.parent), "")
 
 
 def loss(group: SecondaryGroup, row: CloneRow) -> str:
     """Say what ends with a clone; looks at its files."""
-    own = sum(group.replica.clones.own_bytes(row).values())
+    own = sum(bytes_here for bytes_here, _ in group.replica.clones.bytes_of(row).values())
     exported = ", which is exported now" if row.exported else ""
     return f"clone {row.name!r} with {own} bytes of its own{exported}"

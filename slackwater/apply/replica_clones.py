@@ -2,6 +2,7 @@
 
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 from slackwater import errors
@@ -51,19 +52,62 @@ class ReplicaClones(ABC):
                     " goes with it",
                     "Clone another snapshot, or try again after the sync with a new one",
                 )
-            if any(row.name == name for row in self.clones.ready()):
-                raise errors.AlreadyExists("clone", name)
-            if validate_only:
-                return None
-            row = self.clones.begin(name, parent)
+            row = self._begin(name, parent, None, validate_only=validate_only)
+        return None if row is None else self._make(row, self._finish)
+
+    def create_clone_of_clone(
+        self, name: str, parent: str, *, validate_only: bool = False
+    ) -> CloneRow | None:
+        """Make a clone that is another as it is now; None with `validate_only`.
+
+        What was answered to the parent's writers until one instant is in it, durably, on all
+        volumes; nothing later is. From then on neither sees what is written to the other.
+
+        Raises:
+            InvalidRequest: the name is no DNS label.
+            NotFound: there is no such parent.
+            AlreadyExists: the name is taken.
+            FailedPrecondition: a read would pass too many layers.
+            StorageFailed, DataCorrupt: the parent cannot be used.
+            NoSpace: there is no room; nothing is left behind.
+            GroupFailed: the replica has failed.
+        """
+        check_label("clone_id", name)
+        with self._changing():
+            source = self.clones.get(parent)
+            snapshot = self.snapshot_of(source)
+            row = self._begin(name, snapshot, source, validate_only=validate_only)
+        if row is None:
+            return None
+        return self._make(row, lambda row: self.clones.split(row, source))
+
+    def _begin(
+        self, name: str, snapshot: SnapshotRow, parent: CloneRow | None, *, validate_only: bool
+    ) -> CloneRow | None:
+        if any(row.name == name for row in self.clones.ready()):
+            raise errors.AlreadyExists("clone", name)
+        return None if validate_only else self.clones.begin(name, snapshot, parent)
+
+    def _finish(self, row: CloneRow) -> CloneRow:
+        with self._changing():
+            return self.clones.finish(row)
+
+    def _make(self, row: CloneRow, finish: Callable[[CloneRow], CloneRow]) -> CloneRow:
         try:
             self.clones.make_files(row)
-            with self._changing():
-                return self.clones.finish(row)
+            return finish(row)
         except OSError as error:
-            with self._changing():
-                self.clones.abandon(row)
-            raise errors.NoSpace(f"clone {name!r} of replica {self.name!r}", str(error)) from error
+            self._abandon(row)
+            raise errors.NoSpace(
+                f"clone {row.name!r} of replica {self.name!r}", str(error)
+            ) from error
+        except errors.SlackwaterError:
+            self._abandon(row)  # refused where the replica failed: then the next start does it
+            raise
+
+    def _abandon(self, row: CloneRow) -> None:
+        with self._changing():
+            self.clones.abandon(row)
 
     def clones_of(self, snapshot: SnapshotRow) -> list[CloneRow]:
         """Return the clones that stand on a snapshot."""

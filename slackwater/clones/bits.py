@@ -3,7 +3,7 @@
 ::
 
     0      8   magic
-    8     16   uid of the clone
+    8     16   uid of the layer
     24     8   bytes of the volume
     32     4   bytes of a chunk
     36     4   CRC-32C of the 36 bytes before
@@ -40,6 +40,7 @@ class Bits:
         self._pages = -(-chunks // (PAGE_BYTES * 8))
         self._bits = bytearray(self._pages * PAGE_BYTES)
         self._changed: set[int] = set()
+        self.is_empty = True
 
     @classmethod
     def create(
@@ -92,6 +93,7 @@ class Bits:
             if data != _NO_CHUNK:
                 self._bits[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = data
                 self._changed.add(page)
+                self.is_empty = False
 
     def has(self, chunk: int) -> bool:
         """Tell whether a chunk is the clone's own."""
@@ -101,6 +103,7 @@ class Bits:
         """Make chunks the clone's own, in memory: their bytes are in the file, not yet durable."""
         for chunk in range(first, next_chunk):
             self._bits[chunk >> 3] |= 1 << (chunk & 7)
+        self.is_empty = False
         self._changed.update(range(first >> 15, ((next_chunk - 1) >> 15) + 1))
 
     def take(self) -> dict[int, bytes]:

@@ -4,6 +4,9 @@ A clone comes in three steps: a row that nobody sees, its files, synced with the
 READY. What a crash leaves of that was never answered and is removed at the next start. It goes by a
 row that is DELETING, in one step; the files follow, now or at the next start.
 
+A clone of a clone comes the same way. Its last step freezes the parent's top layer while no volume
+of the parent is written, in one transaction that gives both clones their layers (`layers`).
+
 What writes group.db is called where a failed commit stops the replica (D3); files are made and
 removed beside it.
 
@@ -14,24 +17,27 @@ syncs failed, is FAILED by itself; the replica goes on.
 import errno
 import threading
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from slackwater import errors
 from slackwater.clock import Clock
-from slackwater.clones.bits import Bits
+from slackwater.clones.layers import Layers
 from slackwater.clones.volume import CloneVolume, Parent
 from slackwater.group.database import GroupDatabase
 from slackwater.group.rows import CloneRow, SnapshotRow
-from slackwater.storage.seam import File, Storage
+from slackwater.storage.seam import Storage
 
 CREATING: Final = "CREATING"
 READY: Final = "READY"
 FAILED: Final = "FAILED"
 DELETING: Final = "DELETING"
+LAYERS_LIMIT: Final = 64
+"""A read looks through all layers of a clone."""
+
 _SEEN: Final = frozenset({READY, FAILED})
 FindParent = Callable[[uuid.UUID, str], Parent]
 """Returns a volume, by name, of the snapshot with a uid."""
@@ -50,13 +56,13 @@ class Clones:
     ) -> None:
         """Hold nothing yet; `open` finds what there is."""
         self.on_failed: Callable[[errors.SlackwaterError], None] = lambda _: None
-        self._storage = storage
-        self._directory = directory
+        self._layers = Layers(storage, directory)
         self._database = database
         self._clock = clock
         self._find_parent = find_parent
         self._rows: dict[int, CloneRow] = {}
         self._open: dict[tuple[int, int], CloneVolume] = {}
+        self._unused: set[int] = set()  # clones that go and whose volumes nobody uses any more
         self._lock = threading.RLock()
 
     def open(self) -> None:
@@ -65,17 +71,12 @@ class Clones:
         Raises:
             OSError: the storage failed.
         """
-        self._storage.make_directory(self._directory)
         for row in self._database.clones():
             if row.state in _SEEN:
                 self._rows[row.id] = row
             else:
-                self._storage.remove_tree(self._path(row))
                 self._database.remove_clone(row.id)
-        known = {row.uid.hex for row in self._rows.values()}
-        for name in self._storage.listing(self._directory):
-            if name not in known:
-                self._storage.remove_tree(self._directory / name)
+        self._layers.sweep({uid for row in self._rows.values() for uid in _stack(row)})
 
     def close(self, *, clean: bool) -> None:
         """Close every volume; with `clean` what was written is made durable first."""
@@ -83,6 +84,8 @@ class Clones:
             volumes, self._open = list(self._open.values()), {}
         for volume in volumes:
             volume.close(flush=clean)
+        with self._lock:
+            self._layers.close()
 
     # -- what there is -----------------------------------------------------------------------
 
@@ -110,8 +113,10 @@ class Clones:
 
     # -- coming ------------------------------------------------------------------------------
 
-    def begin(self, name: str, snapshot: SnapshotRow) -> CloneRow:
+    def begin(self, name: str, snapshot: SnapshotRow, parent: CloneRow | None = None) -> CloneRow:
         """Take a name for a clone, durably; the snapshot is needed from here on.
+
+        With `parent` it will be a clone of that clone, which stands on the snapshot.
 
         Raises:
             AlreadyExists: the name is taken.
@@ -119,16 +124,19 @@ class Clones:
         with self._lock:
             if any(row.name == name for row in self._rows.values()):
                 raise errors.AlreadyExists("clone", name)
+            uid = uuid.uuid4()
             row = CloneRow(
                 id=0,
                 name=name,
-                uid=uuid.uuid4(),
+                uid=uid,
                 snapshot_uid=snapshot.uid,
                 state=CREATING,
                 exported=False,
                 chunk_bytes=snapshot.chunk_bytes,
                 created_ns=self._clock.time_ns(),
                 volumes=snapshot.volumes,
+                top=uid,
+                parent=None if parent is None else parent.uid,
             )
             # The name is durable only with the files: what a failure leaves behind holds none.
             hidden = replace(row, name=f"{name}~{row.uid.hex}")
@@ -142,21 +150,7 @@ class Clones:
         Raises:
             OSError: no room, or the storage refused; `abandon` what was begun.
         """
-        directory = self._path(row)
-        self._storage.make_directory(directory)
-        for number, _, size in row.volumes:
-            data = self._storage.open(_data(directory, number), create=True, exclusive=True)
-            try:
-                data.resize(size)
-                data.sync()
-            finally:
-                data.close()
-            Bits.create(
-                self._storage, _bits(directory, number), row.uid, size, row.chunk_bytes
-            ).close()
-        self._storage.sync_directory(directory)
-        self._storage.sync_directory(directory.parent)
-        self._storage.sync_directory(directory.parent.parent)
+        self._layers.make(row.top, row)
 
     def finish(self, row: CloneRow) -> CloneRow:
         """Let a clone be seen whose files are there.
@@ -165,6 +159,74 @@ class Clones:
             OSError: no room in group.db; `abandon` what was begun.
         """
         return self._update(replace(row, state=READY))
+
+    def split(self, row: CloneRow, parent: CloneRow) -> CloneRow:
+        """Let a clone be seen that is its parent as it is at one instant, all volumes together.
+
+        Its files are there. Writers of the parent wait for one sync.
+
+        Raises:
+            NotFound: the parent is gone.
+            StorageFailed: a sync failed: the parent's, or that of group.db, which ends the replica.
+            FailedPrecondition: a read would pass too many layers.
+            DataCorrupt: the parent's files are damaged.
+            OSError: no room, or the storage refused; `abandon` what was begun.
+        """
+        volumes = {number: self.open_volume(parent.name, of) for number, of, _ in parent.volumes}
+        for volume in volumes.values():
+            volume.flush()  # what can be is written out before anybody has to wait
+        top = uuid.uuid4()
+        with ExitStack() as undo:
+            undo.callback(self._remove_layer, top)
+            self._layers.make(top, parent)
+            tops = {number: self._layers.open(top, parent, number) for number in volumes}
+            for layer in tops.values():
+                undo.callback(layer.close)
+            with ExitStack() as standing:
+                is_written = [
+                    standing.enter_context(volume.standing())
+                    for _, volume in sorted(volumes.items())
+                ]
+                with self._lock:
+                    parent = self._still(parent)
+                    if not any(is_written):
+                        return self._update(replace(row, state=READY, layers=parent.layers))
+                    try:
+                        made = self._commit_split(row, parent, top)
+                    except errors.StorageFailed as error:
+                        undo.pop_all()  # whether it is there the next start will know (D3)
+                        self.on_failed(error)
+                        raise
+                    undo.pop_all()
+                    for number, volume in volumes.items():
+                        self._layers.freeze(parent.top, number, volume.grow(tops[number]))
+                    return made
+
+    def _still(self, parent: CloneRow) -> CloneRow:
+        """Return the row of a clone as it is now."""
+        now = self._rows.get(parent.id)
+        if now is None or now.state not in _SEEN:
+            raise errors.NotFound("clone", parent.name)
+        return now
+
+    def _commit_split(self, row: CloneRow, parent: CloneRow, top: uuid.UUID) -> CloneRow:
+        layers = _stack(parent)
+        if len(layers) > LAYERS_LIMIT:
+            raise errors.FailedPrecondition(
+                "CLONE_TOO_DEEP",
+                f"clone {parent.name!r} reads through {LAYERS_LIMIT} layers: it, or what it was"
+                " made of, was cloned so often",
+                "Make a new clone of the snapshot and copy into it what you need",
+            )
+        made = replace(row, state=READY, layers=layers)
+        grown = replace(parent, layers=layers, top=top)
+        self._database.update_clones(made, grown)
+        self._rows.update({made.id: made, grown.id: grown})
+        return made
+
+    def _remove_layer(self, uid: uuid.UUID) -> None:
+        with suppress(OSError):  # else the next start removes it
+            self._layers.remove(uid)
 
     def abandon(self, row: CloneRow) -> None:
         """Leave nothing of a clone that could not be made."""
@@ -187,7 +249,7 @@ class Clones:
 
     def _update(self, row: CloneRow) -> CloneRow:
         with self._lock:
-            self._database.update_clone(row)
+            self._database.update_clones(row)
             self._rows[row.id] = row
         return row
 
@@ -199,7 +261,7 @@ class Clones:
                 return
             self._rows[number] = row = replace(row, state=FAILED)
         try:
-            self._database.update_clone(row)
+            self._database.update_clones(row)
         except errors.SlackwaterError as error:
             self.on_failed(error)
         except OSError:
@@ -230,13 +292,22 @@ class Clones:
             volumes = [self._open.pop(key) for key in list(self._open) if key[0] == row.id]
         for volume in volumes:
             volume.close(flush=False)
-        self._storage.remove_tree(self._path(row))
+        with self._lock:
+            self._unused.add(row.id)
+            unneeded = set(_stack(row)) - self._needed_by(self._rows.keys() - self._unused)
+            self._layers.let_go(unneeded)
+        for uid in sorted(unneeded):
+            self._layers.remove(uid)
+
+    def _needed_by(self, clones: Iterable[int]) -> set[uuid.UUID]:
+        return {uid for number in clones for uid in _stack(self._rows[number])}
 
     def forget(self, row: CloneRow) -> None:
         """Remove the row of a clone whose files are gone."""
         self._database.remove_clone(row.id)
         with self._lock:
             self._rows.pop(row.id, None)
+            self._unused.discard(row.id)
 
     # -- volumes -----------------------------------------------------------------------------
 
@@ -262,56 +333,28 @@ class Clones:
         raise errors.NotFound("volume", volume_name, f"Clone {name!r} has: {held}")
 
     def _open_files(self, row: CloneRow, number: int, name: str, size: int) -> CloneVolume:
-        directory = self._path(row)
-        try:
-            data = self._storage.open(_data(directory, number))
-        except FileNotFoundError as error:
-            raise errors.DataCorrupt(f"clone {row.name}", "its data is gone") from error
-        try:
-            bits = self._open_bits(row, number, size, data)
-        except BaseException:
-            data.close()
-            raise
         return CloneVolume(
             row.name,
             lambda: self._find_parent(row.snapshot_uid, name),
-            data,
-            bits,
+            self._layers.stack(row, number),
             size,
             row.chunk_bytes,
             lambda: self._set_failed(row.id),
         )
 
-    def _open_bits(self, row: CloneRow, number: int, size: int, data: File) -> Bits:
-        if data.size() < size:
-            raise errors.DataCorrupt(f"clone {row.name}", "its data is cut off")
-        try:
-            return Bits.open(
-                self._storage, _bits(self._path(row), number), row.uid, size, row.chunk_bytes
-            )
-        except FileNotFoundError as error:
-            raise errors.DataCorrupt(f"clone {row.name}", "its map is gone") from error
+    def bytes_of(self, row: CloneRow) -> dict[int, tuple[int, int]]:
+        """Return what each volume takes on disk, by volume id: what ends with it, what it shares.
 
-    def own_bytes(self, row: CloneRow) -> dict[int, int]:
-        """Return the bytes that each volume's own data takes, by volume id; 0 if none is there."""
-        result = {}
-        for number, _, _ in row.volumes:
-            result[number] = 0
-            with suppress(OSError):  # it goes this moment, or is damaged
-                file = self._storage.open(_data(self._path(row), number), writable=False)
-                try:
-                    result[number] = file.allocated_bytes()
-                finally:
-                    file.close()
-        return result
-
-    def _path(self, row: CloneRow) -> Path:
-        return self._directory / row.uid.hex
+        What is not there counts as nothing.
+        """
+        with self._lock:
+            others = self._needed_by(self._rows.keys() - {row.id})
+        own, shared = set(_stack(row)) - others, set(_stack(row)) & others
+        return {
+            number: (self._layers.bytes_of(own, number), self._layers.bytes_of(shared, number))
+            for number, _, _ in row.volumes
+        }
 
 
-def _data(directory: Path, number: int) -> Path:
-    return directory / f"{number}.data"
-
-
-def _bits(directory: Path, number: int) -> Path:
-    return directory / f"{number}.bits"
+def _stack(row: CloneRow) -> tuple[uuid.UUID, ...]:
+    return (*row.layers, row.top)

@@ -1,14 +1,16 @@
 """One volume of a clone: the snapshot's bytes, and over them what was written since.
 
-The data file is sparse and as long as the volume; each chunk that is the clone's own lies there at
+A data file is sparse and as long as the volume; each chunk that is the clone's own lies there at
 its own offset. A write into part of another chunk copies that chunk up first, whole. The bit comes
-last, so a chunk is the snapshot's or the clone's and never something between.
+last, so a chunk is the snapshot's or the clone's and never something between. Under the layer that
+is written to there may be frozen ones: the chunk is then the uppermost layer's that has it.
 
 `flush` is where a write becomes durable: the data is synced first, then the bits that stood when
 the sync began are written and synced. What was not flushed may be lost by a crash, as on any disk
 with a cache; chunks whose bit was lost are the snapshot's again.
 
-Locks, in the order they may be taken: `_flushing`, `_writing`, `_turn`.
+Locks, in the order they may be taken: `_flushing`, `_writing`, `_turn`. Who holds several volumes
+takes them in the order of their ids.
 """
 
 import errno
@@ -18,9 +20,9 @@ from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
 from slackwater import errors
-from slackwater.clones.bits import Bits
+from slackwater.clones.layer import Layer
 from slackwater.extent import Extent
-from slackwater.storage.seam import Buffer, File
+from slackwater.storage.seam import Buffer
 
 _EXTENT_STEP_BYTES: Final = 64 << 20
 
@@ -44,22 +46,20 @@ class CloneVolume:
         self,
         name: str,
         parent: Callable[[], Parent],
-        data: File,
-        bits: Bits,
+        stack: tuple[Layer, ...],
         size: int,
         chunk_bytes: int,
         on_failed: Callable[[], None],
     ) -> None:
-        """Use open files; `on_failed` is told once if a sync failed."""
+        """Use open layers, the top last; `on_failed` is told once if a sync failed."""
         self.name = name
         self.size = size
         self.chunk_bytes = chunk_bytes
         self._find_parent = parent
-        self._data = data
-        self._bits = bits
+        self._stack = stack  # replaced whole: a reader keeps to the one it began with
         self._on_failed = on_failed
-        self._flushing = threading.Lock()
-        self._writing = threading.Lock()
+        self._flushing = threading.RLock()
+        self._writing = threading.RLock()
         self._turn = threading.Condition()
         self._users = 0
         self._is_closed = False
@@ -79,12 +79,15 @@ class CloneVolume:
         """
         self._check(offset, length)
         with self._using():
-            pieces = [
-                self._data.read(end - start, start)
-                if own
-                else self._find_parent().read(end - start, start)
-                for start, end, own in self._runs(offset, offset + length)
-            ]
+            return self._read(self._stack, length, offset)
+
+    def _read(self, stack: tuple[Layer, ...], length: int, offset: int) -> bytes:
+        pieces = [
+            self._find_parent().read(end - start, start)
+            if layer is None
+            else layer.data.read(end - start, start)
+            for start, end, layer in self._runs(stack, offset, offset + length)
+        ]
         return b"".join(pieces)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
@@ -100,28 +103,30 @@ class CloneVolume:
             with self._using():
                 found = [
                     extent
-                    for start, stop, own in self._runs(at, step_end)
+                    for start, stop, layer in self._runs(self._stack, at, step_end)
                     for extent in (
-                        self._data.extents(start, stop - start)
-                        if own
-                        else self._find_parent().extents(start, stop - start)
+                        self._find_parent().extents(start, stop - start)
+                        if layer is None
+                        else layer.data.extents(start, stop - start)
                     )
                 ]
             yield from found
             at = step_end
 
-    def _runs(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield neighbouring bytes that are of one file: where from, where to, whether our own."""
-        at, began, kind = start, start, False
+    def _runs(
+        self, stack: tuple[Layer, ...], start: int, end: int
+    ) -> Iterator[tuple[int, int, Layer | None]]:
+        """Yield neighbouring bytes of one layer, or None for the snapshot: where from, where to."""
+        at, began, held_by = start, start, None
         while at < end:
-            own = self._bits.has(at // self.chunk_bytes)  # once: it may change at any moment
-            if own is not kind:
+            found = _holder(stack, at // self.chunk_bytes)  # once: it may change at any moment
+            if found is not held_by:
                 if began < at:
-                    yield began, at, kind
-                began, kind = at, own
+                    yield began, at, held_by
+                began, held_by = at, found
             at = (at // self.chunk_bytes + 1) * self.chunk_bytes
         if began < end:
-            yield began, end, kind
+            yield began, end, held_by
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -135,12 +140,12 @@ class CloneVolume:
         """
         end = offset + len(data)
         with self._changing(offset, end):
-            self._data.write((data,), offset)
+            self._stack[-1].data.write((data,), offset)
 
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeroes (D12); raises as `write`."""
         with self._changing(offset, offset + length):
-            self._data.zero(offset, length)
+            self._stack[-1].data.zero(offset, length)
 
     @contextmanager
     def _changing(self, start: int, end: int) -> Iterator[None]:
@@ -152,20 +157,22 @@ class CloneVolume:
         with self._using(), self._writing:
             self._check_alive()
             self._is_changed = True
+            bits = self._stack[-1].bits
             for chunk in {first, next_chunk - 1}:
                 low = chunk * self.chunk_bytes
                 high = min(low + self.chunk_bytes, self.size)
-                if (start > low or end < high) and not self._bits.has(chunk):
+                if (start > low or end < high) and not bits.has(chunk):
                     self._copy_up(low, high)
             yield
-            self._bits.set(first, next_chunk)
+            bits.set(first, next_chunk)
 
     def _copy_up(self, low: int, high: int) -> None:
-        data = self._find_parent().read(high - low, low)
+        *below, top = self._stack
+        data = self._read(tuple(below), high - low, low)
         if data == bytes(high - low):
-            self._data.zero(low, high - low)
+            top.data.zero(low, high - low)
         else:
-            self._data.write((data,), low)
+            top.data.write((data,), low)
 
     def flush(self) -> None:
         """Make every write that was answered durable: the data first, the bits after it.
@@ -181,18 +188,19 @@ class CloneVolume:
                 if not self._is_changed:
                     return
                 self._is_changed = False
-                pages = self._bits.take()
-            self._sync(self._data.sync)
+                top = self._stack[-1]
+                pages = top.bits.take()
+            self._sync(top.data.sync)
             if not pages:
                 return
             try:
-                self._bits.write(pages)
+                top.bits.write(pages)
             except OSError:
                 with self._writing:
-                    self._bits.give_back(pages)
+                    top.bits.give_back(pages)
                     self._is_changed = True
                 raise
-            self._sync(self._bits.sync)
+            self._sync(top.bits.sync)
 
     def _sync(self, sync: Callable[[], None]) -> None:
         try:
@@ -201,6 +209,25 @@ class CloneVolume:
             self._is_failed = True
             self._on_failed()
             raise errors.StorageFailed(f"clone {self.name}", "sync", error.errno or 0) from error
+
+    # -- clones of it ------------------------------------------------------------------------
+
+    @contextmanager
+    def standing(self) -> Iterator[bool]:
+        """Hold writers off while the body runs; all that was answered is durable.
+
+        Yields whether the top holds anything. Raises as `flush`.
+        """
+        with self._using(), self._flushing, self._writing:
+            self._check_alive()
+            self.flush()
+            yield not self._stack[-1].bits.is_empty
+
+    def grow(self, top: Layer) -> Layer:
+        """Write to a new layer from now on, within `standing`; returns the one that is frozen."""
+        frozen = self._stack[-1]
+        self._stack = (*self._stack, top)
+        return frozen
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -212,8 +239,7 @@ class CloneVolume:
         with self._turn:
             self._is_closed = True
             self._turn.wait_for(lambda: self._users == 0)
-        self._data.close()
-        self._bits.close()
+        self._stack[-1].close()  # those below are not ours alone
 
     @contextmanager
     def _using(self) -> Iterator[None]:
@@ -237,3 +263,10 @@ class CloneVolume:
             raise errors.OutOfRange(
                 "offset", f"{length} bytes at {offset} reach past the volume's {self.size} bytes"
             )
+
+
+def _holder(stack: tuple[Layer, ...], chunk: int) -> Layer | None:
+    for layer in reversed(stack):
+        if layer.bits.has(chunk):
+            return layer
+    return None

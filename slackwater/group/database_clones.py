@@ -23,6 +23,9 @@ class CloneTable(Table):
                 chunk_bytes=row["chunk_bytes"],
                 created_ns=row["created_ns"],
                 volumes=tuple((one[0], one[1], one[2]) for one in json.loads(row["volumes"])),
+                top=uuid.UUID(bytes=row["top"]),
+                layers=tuple(uuid.UUID(hex=one) for one in json.loads(row["layers"])),
+                parent=None if row["parent"] is None else uuid.UUID(bytes=row["parent"]),
             )
             for row in self.query("SELECT * FROM clones ORDER BY id")
         ]
@@ -32,7 +35,8 @@ class CloneTable(Table):
         with self.transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO clones (name, uid, snapshot_uid, state, exported, chunk_bytes,"
-                " created_ns, volumes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                " created_ns, volumes, top, layers, parent)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     clone.name,
                     clone.uid.bytes,
@@ -42,20 +46,36 @@ class CloneTable(Table):
                     clone.chunk_bytes,
                     clone.created_ns,
                     json.dumps(clone.volumes),
+                    clone.top.bytes,
+                    _layers(clone),
+                    None if clone.parent is None else clone.parent.bytes,
                 ),
             )
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 
-    def update_clone(self, clone: CloneRow) -> None:
-        """Write what may change of a row: its name, state and export mark."""
+    def update_clones(self, *clones: CloneRow) -> None:
+        """Write what may change of rows, all or none: name, state, export mark and layers."""
         with self.transaction() as connection:
-            connection.execute(
-                "UPDATE clones SET name = ?, state = ?, exported = ? WHERE id = ?",
-                (clone.name, clone.state, int(clone.exported), clone.id),
-            )
+            for clone in clones:
+                connection.execute(
+                    "UPDATE clones SET name = ?, state = ?, exported = ?, top = ?, layers = ?"
+                    " WHERE id = ?",
+                    (
+                        clone.name,
+                        clone.state,
+                        int(clone.exported),
+                        clone.top.bytes,
+                        _layers(clone),
+                        clone.id,
+                    ),
+                )
 
     def remove_clone(self, number: int) -> None:
         """Forget a clone whose files are gone."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM clones WHERE id = ?", (number,))
+
+
+def _layers(clone: CloneRow) -> str:
+    return json.dumps([uid.hex for uid in clone.layers])

@@ -144,7 +144,9 @@ class SnapshotRow:
 class CloneRow:
     """A writable clone; `state` is CREATING, READY, FAILED (a sync of it failed) or DELETING.
 
-    `id` grows with each clone made; 0 before it is added. `volumes` has (id, name, size).
+    `id` grows with each clone made; 0 before it is added. `volumes` has (id, name, size). `top` is
+    the layer that is written to, `layers` are the frozen ones below it, the lowest first. `parent`
+    is the uid of the clone it was made of, which may be gone; None: of the snapshot itself.
     """
 
     id: int
@@ -156,6 +158,9 @@ class CloneRow:
     chunk_bytes: int
     created_ns: int
     volumes: tuple[tuple[int, str, int], ...]
+    top: uuid.UUID
+    layers: tuple[uuid.UUID, ...] = ()
+    parent: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1052,6 +1052,8 @@ class Clone(_message.Message):
     STATE_REASON_FIELD_NUMBER: _builtins.int
     VOLUMES_FIELD_NUMBER: _builtins.int
     EXPORTED_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>/clones/<clone>`."""
     uid: _builtins.str
@@ -1064,6 +1066,14 @@ class Clone(_message.Message):
     """Why, if FAILED."""
     exported: _builtins.bool
     """True while it is exported over NBD, after a restart too."""
+    parent: _builtins.str
+    """The clone it was made of, `groups/<group>/clones/<clone>`; empty: made of the snapshot itself, or
+    that clone is gone.
+    """
+    layers: _builtins.int
+    """Layers below its own that a read may pass: one more for each clone made of it, or of what it was
+    made of, after something was written.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -1083,10 +1093,12 @@ class Clone(_message.Message):
         state_reason: _builtins.str = ...,
         volumes: _abc.Iterable[Global___CloneVolume] | None = ...,
         exported: _builtins.bool = ...,
+        parent: _builtins.str = ...,
+        layers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "exported", b"exported", "name", b"name", "snapshot", b"snapshot", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "exported", b"exported", "layers", b"layers", "name", b"name", "parent", b"parent", "snapshot", b"snapshot", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1102,14 +1114,17 @@ class CloneVolume(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     OWN_BYTES_FIELD_NUMBER: _builtins.int
     EXPORT_NAME_FIELD_NUMBER: _builtins.int
+    SHARED_BYTES_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     """Id of the volume."""
     size_bytes: _builtins.int
     """Its size."""
     own_bytes: _builtins.int
-    """Bytes on disk of what is the clone's own."""
+    """Bytes on disk of what is the clone's own: they end with it."""
     export_name: _builtins.str
     """Name of its NBD export; empty while it is not exported."""
+    shared_bytes: _builtins.int
+    """Bytes on disk that it shares with clones made of it, or with what it was made of."""
     def __init__(
         self,
         *,
@@ -1117,10 +1132,11 @@ class CloneVolume(_message.Message):
         size_bytes: _builtins.int = ...,
         own_bytes: _builtins.int = ...,
         export_name: _builtins.str = ...,
+        shared_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["export_name", b"export_name", "own_bytes", b"own_bytes", "size_bytes", b"size_bytes", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["export_name", b"export_name", "own_bytes", b"own_bytes", "shared_bytes", b"shared_bytes", "size_bytes", b"size_bytes", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -118,7 +118,7 @@ class SecondaryServiceStub:
     if a snapshot goes meanwhile. Role `operate`.
     """
     CreateClone: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceCreateCloneRequest, _secondary_pb2.SecondaryServiceCreateCloneResponse]
-    """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+    """Makes a writable clone of all volumes of a snapshot, or of another clone. It costs what is written to it.
     FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
     """
     GetClone: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceGetCloneRequest, _secondary_pb2.SecondaryServiceGetCloneResponse]
@@ -246,7 +246,7 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     if a snapshot goes meanwhile. Role `operate`.
     """
     CreateClone: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceCreateCloneRequest, _secondary_pb2.SecondaryServiceCreateCloneResponse]  # type: ignore[assignment]
-    """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+    """Makes a writable clone of all volumes of a snapshot, or of another clone. It costs what is written to it.
     FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
     """
     GetClone: _aio.UnaryUnaryMultiCallable[_secondary_pb2.SecondaryServiceGetCloneRequest, _secondary_pb2.SecondaryServiceGetCloneResponse]  # type: ignore[assignment]
@@ -509,7 +509,7 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secondary_pb2.SecondaryServiceCreateCloneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secondary_pb2.SecondaryServiceCreateCloneResponse, _abc.Awaitable[_secondary_pb2.SecondaryServiceCreateCloneResponse]]:
-        """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+        """Makes a writable clone of all volumes of a snapshot, or of another clone. It costs what is written to it.
         FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
         """
 

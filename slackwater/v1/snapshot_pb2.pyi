@@ -2965,14 +2965,19 @@ class SnapshotServiceCreateCloneRequest(_message.Message):
     CLONE_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.str
-    """The snapshot, `groups/<group>/snapshots/<snapshot>`."""
+    """The snapshot, `groups/<group>/snapshots/<snapshot>`. This or `parent`, not both."""
     clone_id: _builtins.str
     """Id of the new clone, a DNS label."""
     request_id: _builtins.str
     """Makes a repeated call safe."""
     validate_only: _builtins.bool
     """True: check everything, change nothing."""
+    parent: _builtins.str
+    """A clone, `groups/<group>/clones/<clone>`: the new one is that clone as it is at one instant, with all
+    that was answered to its writers, durably. It stands on the same snapshot.
+    """
     def __init__(
         self,
         *,
@@ -2980,10 +2985,11 @@ class SnapshotServiceCreateCloneRequest(_message.Message):
         clone_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "request_id", b"request_id", "snapshot", b"snapshot", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone_id", b"clone_id", "parent", b"parent", "request_id", b"request_id", "snapshot", b"snapshot", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -337,7 +337,7 @@ class SnapshotServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateClone(self, request, context):
-        """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+        """Makes a writable clone of all volumes of a snapshot, or of another clone. It costs what is written to it.
         FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -74,7 +74,7 @@ class SnapshotServiceStub:
     millions of ranges. Role `operate`.
     """
     CreateClone: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceCreateCloneRequest, _snapshot_pb2.SnapshotServiceCreateCloneResponse]
-    """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+    """Makes a writable clone of all volumes of a snapshot, or of another clone. It costs what is written to it.
     FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
     """
     GetClone: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceGetCloneRequest, _snapshot_pb2.SnapshotServiceGetCloneResponse]
@@ -183,7 +183,7 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     millions of ranges. Role `operate`.
     """
     CreateClone: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceCreateCloneRequest, _snapshot_pb2.SnapshotServiceCreateCloneResponse]  # type: ignore[assignment]
-    """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+    """Makes a writable clone of all volumes of a snapshot, or of another clone. It costs what is written to it.
     FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
     """
     GetClone: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.SnapshotServiceGetCloneRequest, _snapshot_pb2.SnapshotServiceGetCloneResponse]  # type: ignore[assignment]
@@ -367,7 +367,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.SnapshotServiceCreateCloneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.SnapshotServiceCreateCloneResponse, _abc.Awaitable[_snapshot_pb2.SnapshotServiceCreateCloneResponse]]:
-        """Makes a writable clone of all volumes of a snapshot. It costs what is written to it.
+        """Makes a writable clone of all volumes of a snapshot, or of another clone. It costs what is written to it.
         FAILED_PRECONDITION if the snapshot guards a sync. Role `operate`.
         """
 

@@ -79,6 +79,14 @@ def make(clones: Clones, name: str) -> CloneVolume:
     return clones.open_volume(name, "data")
 
 
+def split(clones: Clones, name: str, parent: str) -> CloneVolume:
+    source = clones.get(parent)
+    row = clones.begin(name, SNAPSHOT, source)
+    clones.make_files(row)
+    clones.split(row, source)
+    return clones.open_volume(name, "data")
+
+
 def workload(storage: SimulatedStorage, journal: list[Any]) -> None:
     clones = opened(storage)
     volume = make(clones, "c1")

@@ -2,6 +2,7 @@
 
 from tests.mutants.catalogue import Mutant
 
+LAYERS = "tests/crash/test_clones_of_clones.py"
 CRASHES = "tests/crash/test_clones.py"
 SERVICE = "tests/unit/services/secondary/test_clones.py"
 
@@ -9,7 +10,7 @@ CLONES = (
     Mutant(
         "clone's bits durable before its data (I27)",
         "slackwater/clones/volume.py",
-        "            self._sync(self._data.sync)\n            if not pages:",
+        "            self._sync(top.data.sync)\n            if not pages:",
         "            if not pages:",
         f"{CRASHES}::test_clone_keeps_what_was_flushed_through_a_crash_at_every_call",
     ),
@@ -54,5 +55,40 @@ CLONES = (
         "[row for row in rows if row.state != DELETING]",
         "rows",
         f"{SERVICE}::test_clone_whose_files_cannot_be_removed_now_holds_its_snapshot_no_longer",
+    ),
+    Mutant(
+        "clone of a clone without what was not flushed (I27)",
+        "slackwater/clones/volume.py",
+        "            self.flush()\n            yield",
+        "            yield",
+        f"{LAYERS}::test_clone_of_a_clone_is_its_parent_at_one_instant_through_a_crash_at_every_call",
+    ),
+    Mutant(
+        "parent that goes on writing to the frozen layer (I27)",
+        "slackwater/clones/volume.py",
+        "        self._stack = (*self._stack, top)\n",
+        "",
+        f"{LAYERS}::test_clone_of_a_clone_is_its_parent_at_one_instant_through_a_crash_at_every_call",
+    ),
+    Mutant(
+        "layer removed that another clone reads (I27)",
+        "slackwater/clones/catalogue.py",
+        "set(_stack(row)) - self._needed_by(self._rows.keys() - self._unused)",
+        "set(_stack(row))",
+        f"{LAYERS}::test_layers_stay_as_long_as_a_clone_reads_them_in_any_order_of_deletes",
+    ),
+    Mutant(
+        "parent written while it is cloned (I27)",
+        "slackwater/clones/volume.py",
+        "        with self._using(), self._flushing, self._writing:\n",
+        "        with self._using():\n",
+        f"{LAYERS}::test_clone_is_its_parent_at_one_instant_on_all_volumes_while_it_is_written",
+    ),
+    Mutant(
+        "copy-up past the frozen layers (I27)",
+        "slackwater/clones/volume.py",
+        "        data = self._read(tuple(below), high - low, low)\n",
+        "        data = self._read((), high - low, low)\n",
+        f"{LAYERS}::test_clone_of_a_clone_is_its_parent_at_one_instant_through_a_crash_at_every_call",
     ),
 )

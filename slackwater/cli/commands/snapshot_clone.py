@@ -28,17 +28,28 @@ def add_to(root: typer.Typer) -> None:
 @command(app, "create", "slackwater snapshot clone create demo/s1 c1 --export")
 def create(
     session: Session,
-    snapshot: Annotated[str, typer.Argument(help="For example demo/s1.", metavar="GROUP/SNAPSHOT")],
+    source: Annotated[
+        str, typer.Argument(help="For example demo/s1.", metavar="GROUP/SNAPSHOT|GROUP/CLONE")
+    ],
     clone: Annotated[str, typer.Argument(help="The clone's name.", metavar="CLONE")],
     export_too: Annotated[
         bool, typer.Option("--export", help="Export it over NBD at once.")
     ] = False,
+    from_clone: Annotated[
+        bool,
+        typer.Option("--from-clone", help="The first name is a clone's: copy it as it is now."),
+    ] = False,
 ) -> None:
-    """Make a writable clone of a snapshot; the snapshot never changes."""
-    parent = words.child_name(snapshot, None, "snapshots")
+    """Make a writable clone of a snapshot, which never changes, or of another clone."""
+    parent = words.child_name(source, None, "clones" if from_clone else "snapshots")
     group, _ = words.split_child(parent)
-    request = snapshot_pb2.SnapshotServiceCreateCloneRequest(snapshot=parent, clone_id=clone)
-    hint = f"slackwater snapshot list {words.last(group)}"
+    request = snapshot_pb2.SnapshotServiceCreateCloneRequest(clone_id=clone)
+    if from_clone:
+        request.parent = parent
+    else:
+        request.snapshot = parent
+    noun = "snapshot clone" if from_clone else "snapshot"
+    hint = f"slackwater {noun} list {words.last(group)}"
     made = session.call("snapshot", session.snapshot.CreateClone, request, hint=hint).clone
     if export_too:
         _export(session, made.name)
@@ -146,11 +157,13 @@ def _show(session: Session, row: resources_pb2.Clone) -> None:
             ("reason", row.state_reason),
             ("uid", row.uid),
             ("snapshot", row.snapshot),
+            ("clone of", row.parent),
             ("made", words.moment(row.create_time)),
             *(
                 (
                     f"volume {volume.volume}",
                     f"{words.size(volume.size_bytes)}, {words.size(volume.own_bytes)} its own"
+                    + _shared(volume.shared_bytes)
                     + (f", NBD {volume.export_name}" if volume.export_name else ""),
                 )
                 for volume in row.volumes
@@ -158,6 +171,10 @@ def _show(session: Session, row: resources_pb2.Clone) -> None:
             ("exported", "yes" if row.exported else "no"),
         ],
     )
+
+
+def _shared(count: int) -> str:
+    return f", {words.size(count)} shared with other clones" if count else ""
 
 
 def _state(row: resources_pb2.Clone) -> str:

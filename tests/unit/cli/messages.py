@@ -97,6 +97,13 @@ CLONE = resources_pb2.Clone(
     state=resources_pb2.CLONE_STATE_READY,
     volumes=[resources_pb2.CloneVolume(volume="data", size_bytes=256 * MIB)],
 )
+CLONE_OF_CLONE = resources_pb2.Clone(
+    name="groups/demo/clones/c2",
+    snapshot="groups/demo/snapshots/s1",
+    parent="groups/demo/clones/c1",
+    state=resources_pb2.CLONE_STATE_READY,
+    volumes=[resources_pb2.CloneVolume(volume="data", size_bytes=256 * MIB, shared_bytes=4 * MIB)],
+)
 DONE = snapshot_pb2.Run(
     name=RUN,
     group="groups/demo",

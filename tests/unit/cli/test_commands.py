@@ -410,6 +410,14 @@ CASES = [
         ("c1", "READY", "next:  slackwater snapshot clone export demo c1"),
     ),
     Case(
+        "snapshot clone create demo/c1 c2 --from-clone",
+        "snapshot",
+        "CreateClone",
+        snapshot.SnapshotServiceCreateCloneResponse(clone=m.CLONE_OF_CLONE),
+        {"parent": "groups/demo/clones/c1", "cloneId": "c2"},
+        ("groups/demo/clones/c1", "shared with other clones"),
+    ),
+    Case(
         "snapshot clone list demo",
         "snapshot",
         "ListClones",

@@ -30,6 +30,13 @@ async def clone(site: Site, *, validate_only: bool = False) -> resources_pb2.Clo
     return answer.clone
 
 
+async def clone_of_clone(site: Site, clone_id: str) -> resources_pb2.Clone:
+    request = api.SecondaryServiceCreateCloneRequest(parent=C1, clone_id=clone_id)
+    answer = await site.api.CreateClone(request)
+    assert isinstance(answer, api.SecondaryServiceCreateCloneResponse)
+    return answer.clone
+
+
 async def export(site: Site) -> Client:
     answer = await site.api.ExportClone(api.SecondaryServiceExportCloneRequest(name=C1))
     assert answer.nbd_uris[0] == f"nbd://127.0.0.1:{site.nbd_address[1]}/{DATA}"
@@ -182,3 +189,54 @@ async def test_clone_whose_files_cannot_be_removed_now_holds_its_snapshot_no_lon
         await site.restart(clean=False)
         assert site.group().replica.clones.ready() == []
         assert list(tmp_path.rglob("*.bits")) == [], "what was left went at the start"
+
+
+@in_loop
+async def test_clone_of_a_clone_has_what_a_connected_writer_was_answered_and_outlives_it(
+    tmp_path: Path,
+) -> None:
+    async with frozen(tmp_path) as (site, _, _):
+        await snapshot(site)
+        await clone(site)
+        client = await export(site)
+        try:
+            await asyncio.to_thread(client.write, 512, b"a" * 512)
+            made = await clone_of_clone(site, "c2")
+            assert (made.parent, made.snapshot, made.layers) == (C1, S1, 1)
+            assert made.volumes[0].own_bytes == 0 < made.volumes[0].shared_bytes
+            await asyncio.to_thread(client.write, 512, b"b" * 512)
+            assert await asyncio.to_thread(client.read, 512, 512) == b"b" * 512
+            replica = site.group().replica
+            assert replica.open_clone_volume("c2", "data").read(512, 512) == b"a" * 512
+        finally:
+            await asyncio.to_thread(client.close)
+        got = (await site.api.GetSnapshot(api.GetSnapshotRequest(name=S1))).snapshot
+        assert list(got.clones) == [C1, f"{GROUP}/clones/c2"]
+        await site.api.DeleteClone(api.SecondaryServiceDeleteCloneRequest(name=C1, force=True))
+        get = api.SecondaryServiceGetCloneRequest(name=f"{GROUP}/clones/c2")
+        left = (await site.api.GetClone(get)).clone
+        assert (left.parent, left.volumes[0].shared_bytes) == ("", 0)
+        assert left.volumes[0].own_bytes > 0
+        assert replica.open_clone_volume("c2", "data").read(512, 512) == b"a" * 512
+        delete = api.SecondaryServiceDeleteSnapshotRequest(name=S1, force=True)
+        assert "clone 'c2'" in (await site.api.DeleteSnapshot(delete)).losses[1]
+        await refused(site.api.GetClone(get), Code.NOT_FOUND)
+
+
+@in_loop
+async def test_clone_of_a_clone_is_refused_what_makes_no_sense(tmp_path: Path) -> None:
+    async with frozen(tmp_path) as (site, _, _):
+        await snapshot(site)
+        create = api.SecondaryServiceCreateCloneRequest(parent=C1, clone_id="c2")
+        await refused(site.api.CreateClone(create), Code.NOT_FOUND)
+        await clone(site)
+        create.snapshot = S1
+        await refused(site.api.CreateClone(create), Code.INVALID_ARGUMENT)
+        create.snapshot, create.parent = "", ""
+        await refused(site.api.CreateClone(create), Code.INVALID_ARGUMENT)
+        create.parent, create.clone_id = C1, "c1"
+        await refused(site.api.CreateClone(create), Code.ALREADY_EXISTS)
+        create.clone_id, create.validate_only = "c2", True
+        assert (await site.api.CreateClone(create)).clone.parent == C1
+        listed = api.SecondaryServiceListClonesRequest(group=GROUP)
+        assert len((await site.api.ListClones(listed)).clones) == 1
