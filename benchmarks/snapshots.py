@@ -129,15 +129,26 @@ def _direct(directory: Path, scale: Scale) -> dict[str, Any]:
             group.take()
             group.change(SHARE)
         reading = {name: _read(group, size, scale) for name, size in READS}
-        maps = {
-            "bytes_per_chunk_and_snapshot": round(group.map_bytes() / (group.chunks * CHAIN), 3),
-            "preserved_share": round(group.preserved_chunks() / (group.chunks * CHAIN), 4),
-        }
-        for _ in range(2):
-            group.change(0.5)
-        full = group.map_bytes() / (group.chunks * CHAIN)
-        maps["bytes_when_the_newest_holds_much"] = round(full, 3)
+    maps = _maps(directory / "maps", scale)
     return {"applying": applied, "reading_direct": reading, "maps": maps}
+
+
+def _maps(directory: Path, scale: Scale) -> dict[str, float]:
+    """What the indexes of a chain take, on a volume of 1 GiB, then when the newest is full."""
+    with overlays.group(directory, scale.gib[0] << 30) as group:
+        group.fill()
+        for _ in range(CHAIN):
+            group.take()
+            group.change(SHARE)
+        found = {
+            "bytes_per_chunk_and_snapshot": group.map_bytes() / (group.chunks * CHAIN),
+            "preserved_share": group.preserved_chunks() / (group.chunks * CHAIN),
+        }
+        before = group.map_bytes(), group.preserved_chunks()
+        group.change(1.0)
+        more = group.map_bytes() - before[0], group.preserved_chunks() - before[1]
+        found["bytes_per_preserved_chunk"] = more[0] / more[1]
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 def _read(group: overlays.Group, block_bytes: int, scale: Scale) -> dict[str, float]:

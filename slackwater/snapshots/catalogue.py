@@ -26,6 +26,7 @@ from slackwater.group.volume import Volume
 from slackwater.position import LogPoint
 from slackwater.snapshots import files
 from slackwater.snapshots.budget import Budget
+from slackwater.snapshots.chains import Chains
 from slackwater.snapshots.feed import Entry, Feed
 from slackwater.snapshots.gather import CHUNK_BYTES
 from slackwater.snapshots.making import CREATING, DELETING, READY, Making, going
@@ -61,6 +62,7 @@ class Catalogue(Marks):
         self._lock = threading.Lock()
         self._merge_lock = threading.Lock()
         self._merger = Merger()
+        self._chains = Chains()
         self._making = Making(storage, database, clock, self._path)
         self.budget = Budget(lambda: self.used_bytes)
 
@@ -336,27 +338,20 @@ class Catalogue(Marks):
                 return self.open_volume(row.name, volume_name)
         raise errors.NotFound("snapshot", str(uid))
 
-    def chain(self, snapshot_uid: uuid.UUID, volume_id: int) -> list[Overlay]:
+    def chain(self, snapshot_uid: uuid.UUID, volume_id: int) -> Sequence[Overlay]:
         """Return the overlays a reader looks at, in order; see `reader.View`."""
-        chain = self._chain
-        places = [
-            index
-            for index, entry in enumerate(chain)
-            if entry.row.uid == snapshot_uid and entry.row.state == READY
-        ]
-        if not places:
+        found = self._chains.of(self._chain, snapshot_uid, volume_id)
+        if found is None:
             raise errors.NotFound("snapshot", str(snapshot_uid))
-        entry = chain[places[0]]
+        row, overlays = found
         assert self.reached is not None, "the applier is set before anything is read"
-        if entry.row.point.offset > self.reached().offset:
+        if row.point.offset > self.reached().offset:
             raise errors.FailedPrecondition(
                 "SNAPSHOT_NOT_REACHED",
-                f"the replica is recovering and not yet at snapshot {entry.row.name!r}",
+                f"the replica is recovering and not yet at snapshot {row.name!r}",
                 "Try again when recovery is done",
             )
-        return [
-            newer.overlays[volume_id] for newer in chain[places[0] :] if volume_id in newer.overlays
-        ]
+        return overlays
 
     def _path(self, row: SnapshotRow) -> Path:
         return self._directory / row.uid.hex

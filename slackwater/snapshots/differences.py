@@ -14,7 +14,8 @@ from slackwater.extent import Extent
 from slackwater.group.rows import SnapshotRow
 from slackwater.snapshots.feed import Entry
 from slackwater.snapshots.making import READY
-from slackwater.snapshots.overlay import Overlay, Retired
+from slackwater.snapshots.overlay import Overlay
+from slackwater.snapshots.pins import Retired
 
 WINDOW_BYTES: Final = 64 << 20
 _PAGE_WINDOWS: Final = 256

@@ -18,8 +18,8 @@ page cache only (D5).
 import errno
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -31,6 +31,7 @@ from slackwater.snapshots import codec
 from slackwater.snapshots.chunkmap import ChunkMap
 from slackwater.snapshots.codec import FLAG_LOST, FLAG_ZERO, HEADER_BYTES
 from slackwater.snapshots.gather import CHUNK_BYTES, Batch, Room, any_room
+from slackwater.snapshots.pins import Pins
 from slackwater.snapshots.rebuild import rebuild
 from slackwater.storage.seam import File, Storage
 
@@ -49,16 +50,13 @@ class Source(Protocol):
         ...
 
 
-class Retired(Exception):
-    """The overlay was merged away; look at the chain of snapshots again."""
-
-
 class Overlay:
     """The preserved chunks of one volume in one snapshot.
 
     Appending is serialised by a lock of its own, so is syncing, for a merge may run beside the
     applier; neither is held when the other is taken. Reading takes none but to count itself in.
-    Invariant: bytes below `synced_bytes` are durable; entries of the map point below `end`.
+    Invariant: bytes below `synced_bytes` are durable; entries of the map point below `end`. `held`
+    is the bits of the preserved chunks, lowest first; it is released with the files.
     What is preserved asks `room` first; copies of a snapshot that goes do not (`budget`).
     """
 
@@ -79,14 +77,13 @@ class Overlay:
         self.synced_bytes = end
         self._file = file
         self._map = chunk_map
+        self.held = chunk_map.held
         self._uid = snapshot_uid
         self._previous = previous
         self._append_lock = threading.Lock()
         self._sync_lock = threading.Lock()
         self._failed_errno: int | None = None
-        self._pin_lock = threading.Lock()
-        self._pins = 0
-        self._retired = False
+        self._pins = Pins(self._close)
         self.unnamed_loss = False
         self.room: Room = any_room
 
@@ -160,7 +157,7 @@ class Overlay:
             OSError: a read or write failed; what was not appended is not preserved.
         """
         with self._append_lock, ExitStack() as pins:
-            newer = [overlay for overlay in newer if overlay._is_pinned_in(pins)]
+            newer = [overlay for overlay in newer if overlay._pins.is_pinned_in(pins)]
             batch = self._batch(self.room)
             for first, next_chunk in ranges:
                 at, range_end = first, min(next_chunk, self.chunks)
@@ -247,7 +244,7 @@ class Overlay:
             StorageFailed: the sync failed, which is final (D3).
         """
         with self._sync_lock, ExitStack() as pins:
-            if not self._is_pinned_in(pins):
+            if not self._pins.is_pinned_in(pins):
                 return  # merged away, so nobody needs it
             end = self.end
             if self._failed_errno is None and end != self.synced_bytes:
@@ -288,7 +285,7 @@ class Overlay:
         Raises:
             Retired: the overlay was merged away.
         """
-        with self._pinned():
+        with self._pins.pinned():
             entry = self._map.get(chunk) if chunk < self.chunks else None
         return None if entry is None else bool(entry[1] & FLAG_ZERO)
 
@@ -299,80 +296,62 @@ class Overlay:
             DataCorrupt: the chunk is damaged.
             Retired: the overlay was merged away.
         """
-        try:
-            return self._read(chunk, start, length)
-        except errors.DataCorrupt:
-            # The entry may have been loaded in the middle of its store; it is whole now.
-            return self._read(chunk, start, length)
+        data = bytearray(length)
+        return bytes(data) if self.read_into(chunk, start, memoryview(data)) else None
 
-    def _read(self, chunk: int, start: int, length: int) -> bytes | None:
+    def read_into(self, chunk: int, start: int, target: memoryview) -> bool:
+        """Fill the target with bytes of a preserved chunk; False if it is not preserved.
+
+        Raises:
+            DataCorrupt: the chunk is damaged.
+            Retired: the overlay was merged away.
+        """
         if chunk >= self.chunks:
-            return None
-        with self._pinned():
-            entry = self._map.get(chunk)
-            if entry is None:
-                if self.unnamed_loss:
-                    raise self._corrupt(chunk, "records were lost that no other record names")
-                return None
-            offset, flags = entry
-            if flags & FLAG_LOST:
-                raise self._corrupt(chunk, "its record was damaged on disk")
-            data_bytes = 0 if flags & FLAG_ZERO else self.chunk_length(chunk)
-            raw = self._file.read(HEADER_BYTES + data_bytes, offset)
+            return False
+        with self._pins.pinned():
+            try:
+                return self._read(chunk, start, target, settled=False)
+            except errors.DataCorrupt:
+                # Its place may have been loaded in the middle of a store.
+                return self._read(chunk, start, target, settled=True)
+
+    def _read(self, chunk: int, start: int, target: memoryview, *, settled: bool) -> bool:
+        entry = self._map.get(chunk, settled=settled)
+        if entry is None:
+            if self.unnamed_loss:
+                raise self._corrupt(chunk, "records were lost that no other record names")
+            return False
+        offset, flags = entry
+        if flags & FLAG_LOST:
+            raise self._corrupt(chunk, "its record was damaged on disk")
+        if flags & FLAG_ZERO:
+            target[:] = bytes(len(target))
+            return True
+        data_bytes = self.chunk_length(chunk)
+        raw = self._file.read(HEADER_BYTES + data_bytes, offset)
         record = codec.decode(raw[:HEADER_BYTES], self._uid, offset)
         if (
             record is None
-            or record.flags != flags
-            or not record.first <= chunk < record.first + record.chunks
+            or record.flags
+            or record.first != chunk
+            or record.chunks != 1
             or record.data_bytes != data_bytes
         ):
             raise self._corrupt(chunk, f"the header at byte {offset} is not that of the chunk")
-        if flags & FLAG_ZERO:
-            return bytes(length)
         data = memoryview(raw)[HEADER_BYTES:]
         if len(data) != data_bytes or crc32c(data) != record.data_crc:
             raise self._corrupt(chunk, f"the data at byte {record.data_offset} has another CRC")
-        return bytes(data[start : start + length])
+        target[:] = data[start : start + len(target)]
+        return True
 
     def _corrupt(self, chunk: int, detail: str) -> errors.DataCorrupt:
         return errors.DataCorrupt(f"chunk {chunk} of snapshot overlay {self._file.path}", detail)
-
-    @contextmanager
-    def _pinned(self) -> Iterator[None]:
-        with self._pin_lock:
-            if self._retired:
-                raise Retired
-            self._pins += 1
-        try:
-            yield
-        finally:
-            if self._unpin():
-                self._close()
-
-    def _is_pinned_in(self, pins: ExitStack) -> bool:
-        """Keep the files open until the stack is left; False: it was merged into its older one."""
-        try:
-            pins.enter_context(self._pinned())
-        except Retired:
-            return False
-        return True
-
-    def _unpin(self) -> bool:
-        """Count a reader out; True if the files wait for it to be let go."""
-        with self._pin_lock:
-            self._pins -= 1
-            return self._retired and not self._pins
 
     # -- the end -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """Take no new reader; the files are let go when the last one is done."""
-        with self._pin_lock:
-            already = self._retired
-            self._retired = True
-            idle = not self._pins
-        if idle and not already:
-            self._close()
+        self._pins.retire()
 
     def _close(self) -> None:
         self._map.close()
@@ -385,8 +364,7 @@ class Overlay:
             OSError: the storage failed; the caller must not record a clean stop.
         """
         assert self.synced_bytes == self.end, "a clean stop syncs first"
-        with self._pin_lock:
-            self._retired = True
+        self._pins.retire_kept()
         if self._file.size() != self.end:
             self._file.resize(self.end)
             self._file.sync()

@@ -13,7 +13,8 @@ from slackwater import errors
 from slackwater.extent import Extent
 from slackwater.snapshots.chunkmap import HEAD_BYTES
 from slackwater.snapshots.codec import HEADER_BYTES
-from slackwater.snapshots.overlay import Overlay, Retired
+from slackwater.snapshots.overlay import Overlay
+from slackwater.snapshots.pins import Retired
 from slackwater.snapshots.reader import SnapshotVolume
 from slackwater.storage.simulated import SimulatedStorage
 
@@ -208,8 +209,9 @@ def test_entry_that_is_loaded_while_it_is_stored_is_loaded_again(
     whole = overlay._map.get
     loads = [(RECORD, 0)]
 
-    def get(chunk: int) -> tuple[int, int] | None:
-        return loads.pop() if loads else whole(chunk)
+    def get(chunk: int, *, settled: bool) -> tuple[int, int] | None:
+        assert settled is not bool(loads), "the second time it waits for the store"
+        return loads.pop() if loads else whole(chunk, settled=settled)
 
     monkeypatch.setattr(overlay._map, "get", get)
     assert overlay.read(3, 0, CHUNK) == content()[3 * CHUNK : 4 * CHUNK]
