@@ -102,6 +102,45 @@ def test_clone_of_a_clone_is_its_parent_at_one_instant_through_a_crash_at_every_
     assert every_crash(workload, verify, make=disk) > 100
 
 
+def test_write_answered_while_the_files_were_made_is_in_the_clone_and_durable() -> None:
+    storage = disk()
+    clones = opened(storage)
+    volume = make(clones, "c1")
+    volume.write(0, fill(b"a"))
+    make_layer = clones._layers.make
+
+    def interrupted(*arguments: Any) -> None:
+        make_layer(*arguments)
+        volume.write(SECTOR, fill(b"b"))
+
+    clones._layers.make = interrupted  # type: ignore[method-assign]
+    assert split(clones, "c2", "c1").read(SECTOR, SECTOR) == fill(b"b")
+    clones = opened(storage.after_crash(Policy.DROP))
+    for name in ("c1", "c2"):
+        assert read(clones, name)[: 2 * SECTOR] == fill(b"a") + fill(b"b")
+
+
+def test_write_begun_while_the_parent_stands_is_the_parents_alone() -> None:
+    storage = disk()
+    clones = opened(storage)
+    volume = make(clones, "c1")
+    volume.write(0, fill(b"a"))
+    late = threading.Thread(target=lambda: volume.write(0, fill(b"b")))
+    commit = clones._commit_split
+
+    def interrupted(*arguments: Any) -> Any:
+        late.start()
+        late.join(0.2)  # ends at once where nothing holds it up
+        return commit(*arguments)
+
+    clones._commit_split = interrupted  # type: ignore[method-assign]
+    split(clones, "c2", "c1")
+    late.join()
+    assert (read(clones, "c1")[:SECTOR], read(clones, "c2")[:SECTOR]) == (fill(b"b"), fill(b"a"))
+    clones = opened(storage.after_crash(Policy.DROP))
+    assert read(clones, "c2")[:SECTOR] == fill(b"a")
+
+
 def test_layers_stay_as_long_as_a_clone_reads_them_in_any_order_of_deletes() -> None:
     for order in (("c1", "c2", "c3"), ("c3", "c2", "c1"), ("c2", "c1", "c3")):
         storage = disk()

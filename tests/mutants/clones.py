@@ -61,7 +61,7 @@ CLONES = (
         "slackwater/clones/volume.py",
         "            self.flush()\n            yield",
         "            yield",
-        f"{LAYERS}::test_clone_of_a_clone_is_its_parent_at_one_instant_through_a_crash_at_every_call",
+        f"{LAYERS}::test_write_answered_while_the_files_were_made_is_in_the_clone_and_durable",
     ),
     Mutant(
         "parent that goes on writing to the frozen layer (I27)",
@@ -82,7 +82,7 @@ CLONES = (
         "slackwater/clones/volume.py",
         "        with self._using(), self._flushing, self._writing:\n",
         "        with self._using():\n",
-        f"{LAYERS}::test_clone_is_its_parent_at_one_instant_on_all_volumes_while_it_is_written",
+        f"{LAYERS}::test_write_begun_while_the_parent_stands_is_the_parents_alone",
     ),
     Mutant(
         "copy-up past the frozen layers (I27)",
