@@ -2,6 +2,7 @@
 
 import errno
 import threading
+import uuid
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from slackwater import errors
 from slackwater.clones import catalogue
 from slackwater.clones.catalogue import Clones
+from slackwater.group.rows import CloneRow
 from slackwater.storage.simulated import Policy, SimulatedStorage
 from tests.crash.test_clones import (
     CHUNK,
@@ -109,9 +111,10 @@ def test_write_answered_while_the_files_were_made_is_in_the_clone_and_durable() 
     volume.write(0, fill(b"a"))
     make_layer = clones._layers.make
 
-    def interrupted(*arguments: Any) -> None:
-        make_layer(*arguments)
-        volume.write(SECTOR, fill(b"b"))
+    def interrupted(uid: uuid.UUID, row: CloneRow) -> None:
+        make_layer(uid, row)
+        if row.name == "c1":  # its next top: after what was written out beforehand
+            volume.write(SECTOR, fill(b"b"))
 
     clones._layers.make = interrupted  # type: ignore[method-assign]
     assert split(clones, "c2", "c1").read(SECTOR, SECTOR) == fill(b"b")
