@@ -136,7 +136,7 @@ def test_write_begun_while_the_parent_stands_is_the_parents_alone() -> None:
         late.join(0.2)  # ends at once where nothing holds it up
         return commit(*arguments)
 
-    clones._commit_split = interrupted  # type: ignore[method-assign]
+    clones._commit_split = interrupted  # type: ignore[method-assign,assignment]
     split(clones, "c2", "c1")
     late.join()
     assert (read(clones, "c1")[:SECTOR], read(clones, "c2")[:SECTOR]) == (fill(b"b"), fill(b"a"))
