@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 apt_packages() { # Debian's name of what the tools come in
   local -A of=([nbdfuse]=libnbd-bin [nbdcopy]=libnbd-bin [nbdinfo]=libnbd-bin [qemu-io]=qemu-utils
-    [fio]=fio [jq]=jq [nbdkit]=nbdkit [mke2fs]=e2fsprogs [mkfs.xfs]=xfsprogs [fusermount3]=fuse3 [promtool]=prometheus
+    [fio]=fio [jq]=jq [nbdkit]=nbdkit [mke2fs]=e2fsprogs [mkfs.xfs]=xfsprogs [mkfs.btrfs]=btrfs-progs [fusermount3]=fuse3 [promtool]=prometheus
     [losetup]=mount [fsfreeze]=util-linux [openssl]=openssl [podman]=podman [runc]=runc
     [debootstrap]=debootstrap)
   for tool in "${!of[@]}"; do

@@ -11,20 +11,32 @@ import pytest
 
 from demo import mounts
 
-TOOLS = ("losetup", "mkfs.ext4", "mount", "umount")
 BLOCK_BYTES = 4096
 MIB = 1 << 20
+PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-b", str(BLOCK_BYTES), "-m", "0"),
+    "xfs": ("mkfs.xfs", "-q", "-f"),
+    "btrfs": ("mkfs.btrfs", "-q", "-f"),
+}
+SMALLEST = {"ext4": 64 * MIB, "xfs": 300 * MIB, "btrfs": 128 * MIB}
 
 
 @contextlib.contextmanager
 def small_disk(directory: Path, size: int) -> Iterator[Path]:
-    """A mounted ext4 of this size, with no blocks reserved for anybody.
+    """A mounted ext4 of this size, with no blocks reserved for anybody; else as `file_system`."""
+    with file_system(directory, "ext4", size) as where:
+        yield where
+
+
+@contextlib.contextmanager
+def file_system(directory: Path, kind: str, size: int = 0) -> Iterator[Path]:
+    """A mounted file system of a kind, as small as may be unless told otherwise.
 
     Only who is not root may skip the test for want of it, and not in the continuous integration.
     """
-    lacks = [
-        tool for tool in TOOLS if shutil.which(tool, path="/usr/sbin:/sbin:/usr/bin:/bin") is None
-    ]
+    tools = ("losetup", "mount", "umount", MAKE[kind][0])
+    lacks = [tool for tool in tools if shutil.which(tool, path=PATH) is None]
     if not os.access("/dev/loop-control", os.R_OK | os.W_OK):
         lacks.append("/dev/loop-control")
     if lacks:
@@ -34,9 +46,9 @@ def small_disk(directory: Path, size: int) -> Iterator[Path]:
         pytest.skip(sentence)
     image = directory / "disk.img"
     with image.open("wb") as file:
-        file.truncate(size)
+        file.truncate(size or SMALLEST[kind])
     with mounts.as_disk(image) as device:
-        mounts.run("mkfs.ext4", "-q", "-F", "-b", str(BLOCK_BYTES), "-m", "0", device)
+        mounts.run(*MAKE[kind], device)
         with mounts.mounted(device, directory / "disk") as where:
             yield where
     image.unlink()
