@@ -1,4 +1,4 @@
-"""Sample `postgres`: a server under pgbench that is never paused, a second one from the copy."""
+"""Sample `postgres`: a server under pgbench that is never paused, a second one on clones."""
 
 import contextlib
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def play(directory: Path) -> str:
         committer.wait(BEFORE_COMMITS)
         scene.require(load.poll() is None, "pgbench has ended")
         snapshot = stage.export(run, "APPLICATION")
-        with _copies(stage, snapshot) as copy:
+        with _clones(stage, snapshot) as copy:
             evidence = Evidence.of(run.judgement)
             evidence.check(copy)
             copy.adopt()
@@ -52,18 +52,18 @@ def play(directory: Path) -> str:
                 commits = check_commits(copy.dsn, committer.commits, *scene.sent_between(run))
                 copy.check()
     return (
-        f"{commits} commits in the copy and none too many, pg_amcheck clean, backup from"
+        f"{commits} commits on the clones and none too many, pg_amcheck clean, backup from"
         f" {evidence.start_lsn}, held for {scene.window(run)}; application, confirmed"
     )
 
 
 @contextlib.contextmanager
-def _copies(stage: scene.Scene, snapshot: str) -> Iterator[Server]:
-    """A second server on writable copies of both volumes, not started yet."""
+def _clones(stage: scene.Scene, snapshot: str) -> Iterator[Server]:
+    """A second server on writable clones of both volumes, not started yet."""
     with contextlib.ExitStack() as stack:
-        root = {}
+        clone, root = stack.enter_context(stage.clone(snapshot)), {}
         for volume, kind in VOLUMES.items():
-            image = stage.copy_out(snapshot, volume)
-            there = scene.writable(image, stage.directory / f"copy-{volume}", kind)
+            uri = stage.clone_uri(clone, volume)
+            there = scene.cloned(uri, stage.directory / f"clone-{volume}", kind)
             root[volume] = stack.enter_context(there)
         yield Server(root["data"] / "pg", root["wal"] / "pg", stage.directory / "run-copy")

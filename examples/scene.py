@@ -124,6 +124,21 @@ class Scene:
         self.cli("snapshot", "export", GROUP, snapshot)
         return snapshot
 
+    @contextlib.contextmanager
+    def clone(self, snapshot: str) -> Iterator[str]:
+        """A writable clone of a snapshot, exported; thrown away at the end. Yields its id."""
+        clone = f"{snapshot[:40]}-clone"
+        self.cli("snapshot", "clone", "create", f"{GROUP}/{snapshot}", clone, "--export")
+        try:
+            yield clone
+        finally:
+            self.cli("snapshot", "clone", "delete", GROUP, clone, "--force", "--yes")
+
+    def clone_uri(self, clone: str, volume: str) -> str:
+        """NBD URI of a volume of a clone on the Secondary."""
+        name = f"groups/{GROUP}/clones/{clone}/volumes/{volume}"
+        return self.sites.secondary.endpoints.nbd_uri(name)
+
     def copy_out(self, snapshot: str, volume: str) -> Path:
         """A writable sparse copy of one volume of an exported snapshot."""
         copy = self.directory / f"{snapshot}-{volume}.raw"
@@ -165,6 +180,16 @@ def read_only(uri: str, directory: Path, kind: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(mounts.as_file(uri, directory / "fuse", read_only=True))
         device = stack.enter_context(mounts.as_disk(disk, read_only=True))
+        yield stack.enter_context(mounts.mounted(device, directory / "mnt", options))
+
+
+@contextlib.contextmanager
+def cloned(uri: str, directory: Path, kind: str) -> Iterator[Path]:
+    """A file system on a clone, mounted for writing; its journal is replayed as after a crash."""
+    options = {"ext4": "noatime", "xfs": "noatime,nouuid"}[kind]
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(mounts.as_file(uri, directory / "fuse"))
+        device = stack.enter_context(mounts.as_disk(disk))
         yield stack.enter_context(mounts.mounted(device, directory / "mnt", options))
 
 

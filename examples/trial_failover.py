@@ -1,4 +1,4 @@
-"""Sample `trial-failover`: the application started from a copy while replication runs on."""
+"""Sample `trial-failover`: the application started on a clone while replication runs on."""
 
 import contextlib
 import sqlite3
@@ -92,15 +92,17 @@ def play(directory: Path) -> str:
         scene.require(not missing, f"{len(missing)} sales are missing in the trial")
         scene.require(not late, f"{len(late)} sales are too new in the trial")
     return (
-        f"{len(found)} sales in the copy, {tried} more booked on trial and discarded, while"
+        f"{len(found)} sales in the clone, {tried} more booked on trial and discarded, while"
         f" replication ran on; held for {scene.window(run)}; application, confirmed"
     )
 
 
 def _trial(stage: scene.Scene, snapshot: str) -> tuple[int, set[int]]:
-    """Start the application from a copy; how many sales it books, and which it found there."""
-    image = stage.copy_out(snapshot, "data")
-    with scene.writable(image, stage.directory / "trial", "ext4") as root:
+    """Start the application on a clone; how many sales it books, and which it found there."""
+    with (
+        stage.clone(snapshot) as clone,
+        scene.cloned(stage.clone_uri(clone, "data"), stage.directory / "trial", "ext4") as root,
+    ):
         database = root / "shop.db"
         with contextlib.closing(sqlite3.connect(database)) as connection:
             (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
@@ -110,5 +112,4 @@ def _trial(stage: scene.Scene, snapshot: str) -> tuple[int, set[int]]:
         trial.start()
         scene.wait("the trial books sales", lambda: len(trial.sales) >= TRIAL_SALES)
         trial.stop()
-    image.unlink()
     return len(trial.sales), found

@@ -60,6 +60,7 @@ class Kind(enum.Enum):
     MESSAGE = "message"
     EXPORT = "export"
     NAME = "name"
+    CLONE = "clone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Remainder:
         kind: What it is.
         link: Id of the link on whose Secondary it is; "": it is on the Primary.
         address: host:port of that service.
-        name: The snapshot that is exported, or the application.
+        name: The snapshot that is exported, the clone, or the application.
     """
 
     kind: Kind

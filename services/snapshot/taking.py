@@ -40,6 +40,27 @@ async def take(
         await asyncio.sleep(steps.FIRST_RETRY_SECONDS)
 
 
+async def refresh(
+    secondary: "secondary_pb2_grpc.SecondaryServiceAsyncStub",
+    request: secondary_pb2.SecondaryServiceRefreshSnapshotRequest,
+) -> resources_pb2.Snapshot:
+    """Have the Secondary refresh a snapshot; `request` has a request id of its own.
+
+    Raises:
+        grpc.aio.AioRpcError: it was refused, or there was no answer for too long.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            answer = await secondary.RefreshSnapshot(request, timeout=CALL_SECONDS)
+            return answer.snapshot
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in GONE or time.monotonic() > deadline:
+                raise
+        # Again is no harm: while the replica stands at the message, the point is the same.
+        await asyncio.sleep(steps.FIRST_RETRY_SECONDS)
+
+
 async def _made(
     secondary: "secondary_pb2_grpc.SecondaryServiceAsyncStub",
     request: secondary_pb2.CreateSnapshotRequest,

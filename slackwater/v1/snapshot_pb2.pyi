@@ -312,6 +312,8 @@ class RunReplica(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     FROZEN_FOR_FIELD_NUMBER: _builtins.int
     NBD_URIS_FIELD_NUMBER: _builtins.int
+    CLONE_FIELD_NUMBER: _builtins.int
+    CLONE_NBD_URIS_FIELD_NUMBER: _builtins.int
     link: _builtins.str
     """Id of the link."""
     endpoint: _builtins.str
@@ -328,6 +330,8 @@ class RunReplica(_message.Message):
     """The snapshot's grade as last seen."""
     confirmed: _builtins.bool
     """True if the grade rests on a CONFIRMED outcome applied there."""
+    clone: _builtins.str
+    """The clone that the run made there, `groups/<group>/clones/<clone>`; empty: none, or not any more."""
     @_builtins.property
     def position(self) -> _common_pb2.Position:
         """The snapshot's position; unset before."""
@@ -339,6 +343,10 @@ class RunReplica(_message.Message):
     @_builtins.property
     def nbd_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """NBD URIs while the run exports the snapshot."""
+
+    @_builtins.property
+    def clone_nbd_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where its volumes are exported, for reading and writing."""
 
     def __init__(
         self,
@@ -354,10 +362,12 @@ class RunReplica(_message.Message):
         position: _common_pb2.Position | None = ...,
         frozen_for: _duration_pb2.Duration | None = ...,
         nbd_uris: _abc.Iterable[_builtins.str] | None = ...,
+        clone: _builtins.str = ...,
+        clone_nbd_uris: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["frozen_for", b"frozen_for", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "endpoint", b"endpoint", "error", b"error", "frozen_for", b"frozen_for", "grade", b"grade", "link", b"link", "nbd_uris", b"nbd_uris", "position", b"position", "snapshot", b"snapshot", "state", b"state", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone", "clone_nbd_uris", b"clone_nbd_uris", "confirmed", b"confirmed", "endpoint", b"endpoint", "error", b"error", "frozen_for", b"frozen_for", "grade", b"grade", "link", b"link", "nbd_uris", b"nbd_uris", "position", b"position", "snapshot", b"snapshot", "state", b"state", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1659,12 +1669,53 @@ class TaskStep(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Clone(_message.Message):
+        """Makes a writable clone of the run's snapshot and exports it over NBD until the run is over; it is then
+        removed with all that was written to it.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Refresh(_message.Message):
+        """Moves a snapshot that has a name of its own on to the message, in place of a new one; it is made the first
+        time. FAILED_PRECONDITION while it is exported, cloned or held.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SNAPSHOT_FIELD_NUMBER: _builtins.int
+        snapshot: _builtins.str
+        """Id of the snapshot, the same on every Secondary."""
+        def __init__(
+            self,
+            *,
+            snapshot: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
     FSCK_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    CLONE_FIELD_NUMBER: _builtins.int
+    REFRESH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the step in runs; empty: the kind of what it does."""
     @_builtins.property
@@ -1687,6 +1738,14 @@ class TaskStep(_message.Message):
     def command(self) -> Global___TaskStep.Command:
         """A program."""
 
+    @_builtins.property
+    def clone(self) -> Global___TaskStep.Clone:
+        """Built-in."""
+
+    @_builtins.property
+    def refresh(self) -> Global___TaskStep.Refresh:
+        """Built-in."""
+
     def __init__(
         self,
         *,
@@ -1696,12 +1755,14 @@ class TaskStep(_message.Message):
         export: Global___TaskStep.Export | None = ...,
         fsck: Global___TaskStep.Fsck | None = ...,
         command: Global___TaskStep.Command | None = ...,
+        clone: Global___TaskStep.Clone | None = ...,
+        refresh: Global___TaskStep.Refresh | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "command", b"command", "export", b"export", "fsck", b"fsck", "snapshot", b"snapshot", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "clone", b"clone", "command", b"command", "export", b"export", "fsck", b"fsck", "refresh", b"refresh", "snapshot", b"snapshot", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "command", b"command", "export", b"export", "fsck", b"fsck", "name", b"name", "snapshot", b"snapshot", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "clone", b"clone", "command", b"command", "export", b"export", "fsck", b"fsck", "name", b"name", "refresh", b"refresh", "snapshot", b"snapshot", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["snapshot", "export", "fsck", "command"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["snapshot", "export", "fsck", "command", "clone", "refresh"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 

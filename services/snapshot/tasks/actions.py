@@ -21,6 +21,8 @@ from slackwater.v1 import record_pb2, resources_pb2, secondary_pb2, snapshot_pb2
 
 CALL_SECONDS = 15.0
 FSCK_OUTPUT_BYTES = 8 << 10
+THERE = frozenset({"snapshot", "refresh", "export", "clone"})
+"""Steps that the Secondary does."""
 
 
 class Actions:
@@ -39,7 +41,7 @@ class Actions:
             grpc.aio.AioRpcError, SlackwaterError: it failed.
         """
         action = step.WhichOneof("action")
-        peer = self._peer if action in ("snapshot", "export") else None
+        peer = self._peer if action in THERE else None
         async with self._notes.steps.step(step.name, peer, self._replica.link) as shown:
             seconds = step.timeout.ToNanoseconds() / 1e9
             if action == "command":
@@ -49,8 +51,12 @@ class Actions:
                 async with asyncio.timeout(seconds):
                     if action == "snapshot":
                         await self._snapshot()
+                    elif action == "refresh":
+                        await self._refresh(step.refresh.snapshot)
                     elif action == "export":
                         await self.export()
+                    elif action == "clone":
+                        await self._clone()
                     else:
                         await self._fsck(step.fsck.volumes, shown, seconds)
             except TimeoutError:
@@ -92,6 +98,49 @@ class Actions:
         )
         self.took(await taking.take(self._peer.secondary_api, request))
 
+    async def _refresh(self, snapshot: str) -> None:
+        """Move the named snapshot on to the message; the first time it is made."""
+        notes = self._notes
+        name = f"{notes.run.group}/snapshots/{snapshot}"
+        request = secondary_pb2.SecondaryServiceRefreshSnapshotRequest(
+            name=name,
+            at_message=notes.run.message,
+            request_id=f"{notes.record.id}-{self._replica.link}-refresh",
+        )
+        try:
+            self.took(await taking.refresh(self._peer.secondary_api, request))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            make = secondary_pb2.CreateSnapshotRequest(
+                group=notes.run.group,
+                snapshot_id=snapshot,
+                at_message=notes.run.message,
+                request_id=f"{notes.record.id}-{self._replica.link}",
+            )
+            self.took(await taking.take(self._peer.secondary_api, make))
+
+    async def _clone(self) -> None:
+        """Make a writable clone of the run's snapshot, exported until the run is over."""
+        if not self._replica.snapshot:
+            raise FailedPrecondition("NO_SNAPSHOT", "the run made no snapshot on this Secondary")
+        notes, api = self._notes, self._peer.secondary_api
+        clone_id = f"run-{notes.record.id}"
+        name = f"{notes.run.group}/clones/{clone_id}"
+        # Before it is so: whatever dies from here on, a later process removes it.
+        notes.leave(Remainder(Kind.CLONE, self._replica.link, self._peer.address, name))
+        request = secondary_pb2.SecondaryServiceCreateCloneRequest(
+            snapshot=self._replica.snapshot,
+            clone_id=clone_id,
+            request_id=f"{notes.record.id}-clone",
+        )
+        await api.CreateClone(request, timeout=CALL_SECONDS)
+        self._replica.clone = name
+        export = secondary_pb2.SecondaryServiceExportCloneRequest(name=name)
+        answer = await api.ExportClone(export, timeout=CALL_SECONDS)
+        self._replica.clone_nbd_uris[:] = answer.nbd_uris
+        notes.save()
+
     async def _command(
         self, step: snapshot_pb2.TaskStep, shown: snapshot_pb2.RunStep, seconds: float
     ) -> None:
@@ -126,6 +175,8 @@ class Actions:
             "SLACKWATER_POSITION": position_text(run),
             "SLACKWATER_SNAPSHOT": replica.snapshot.rpartition("/")[2],
             "SLACKWATER_NBD_URIS": " ".join(replica.nbd_uris),
+            "SLACKWATER_CLONE": replica.clone.rpartition("/")[2],
+            "SLACKWATER_CLONE_NBD_URIS": " ".join(replica.clone_nbd_uris),
         }
 
     async def _fsck(

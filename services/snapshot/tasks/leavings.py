@@ -65,6 +65,18 @@ class Leavings:
                     del replica.nbd_uris[:]
             self._notes.forget(row)
 
+    async def remove_clones(self) -> None:
+        """Remove the clones that this run made, whoever is connected to them."""
+        for row in self._notes.remains(Kind.CLONE):
+            peer = self._peer(row)
+            async with self._notes.steps.step("unclone", peer, row.link) as shown:
+                await self._notes.steps.insist(shown, peer, partial(self._unclone, peer, row))
+            for replica in self._notes.run.replicas:
+                if replica.link == row.link:
+                    replica.clone = ""
+                    del replica.clone_nbd_uris[:]
+            self._notes.forget(row)
+
     async def take_back_names(self) -> None:
         """Unregister what this run registered; a name that is still needed stays."""
         for row in self._notes.remains(Kind.NAME):
@@ -80,6 +92,14 @@ class Leavings:
     async def _unexport(self, peer: Peer, row: Remainder) -> None:
         request = secondary_pb2.SecondaryServiceUnexportSnapshotRequest(name=row.name)
         await peer.secondary_api.UnexportSnapshot(request, timeout=CALL_SECONDS)
+
+    async def _unclone(self, peer: Peer, row: Remainder) -> None:
+        request = secondary_pb2.SecondaryServiceDeleteCloneRequest(name=row.name, force=True)
+        try:
+            await peer.secondary_api.DeleteClone(request, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:  # it was never made, or is gone
+                raise
 
     async def _unregister(self, peer: Peer, row: Remainder) -> None:
         if row not in self._notes.record.remains:

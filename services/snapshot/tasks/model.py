@@ -4,8 +4,8 @@
 take the message of the API: it is what is kept, shown and run.
 
 The pairs that must fit: a replica that stands (FREEZE) needs work to do while it stands (onfreeze);
-what reads a snapshot (export, fsck) needs one that was taken before it, by the Secondary itself
-(SNAPSHOT) or by a `snapshot` step of onfreeze.
+what reads a snapshot (export, fsck, clone) needs one that was taken before it, by the Secondary
+itself (SNAPSHOT) or by a `snapshot` or `refresh` step of onfreeze.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,8 @@ NOTIFY = common_pb2.MESSAGE_BEHAVIOUR_NOTIFY
 SNAPSHOT = common_pb2.MESSAGE_BEHAVIOUR_SNAPSHOT
 
 PHASES = ("prefreeze", "onfreeze", "postfreeze")
+READING = frozenset({"export", "fsck", "clone"})
+"""Steps that need a snapshot."""
 STEP_SECONDS, DELIVER_SECONDS = 300.0, 600.0
 QUIESCE_SECONDS, MAX_HOLD_SECONDS, FENCE_SECONDS = 30.0, 10.0, 1.0
 DAY_SECONDS, HOUR_SECONDS, FENCE_LIMIT_SECONDS = 86_400.0, 3600.0, 60.0
@@ -190,10 +192,12 @@ def _check_pairs(task: Task, at: str) -> None:
         for number, step in enumerate(getattr(task, phase)):
             field = f"{at}{phase}[{number}]"
             action = step.WhichOneof("action")
-            if action == "snapshot":
-                _check_snapshot_step(phase, has_snapshot, field)
+            if action in ("snapshot", "refresh"):
+                _check_snapshot_step(phase, has_snapshot, f"{field}.{action}")
                 has_snapshot = True
-            elif action in ("export", "fsck") and (not has_snapshot or phase == "prefreeze"):
+            elif action in ("export", "fsck", "clone") and (
+                not has_snapshot or phase == "prefreeze"
+            ):
                 raise InvalidRequest(
                     f"{field}.{action}",
                     "there is no snapshot yet for it to read",
@@ -206,12 +210,12 @@ def _check_pairs(task: Task, at: str) -> None:
 def _check_snapshot_step(phase: str, has_snapshot: bool, field: str) -> None:
     if phase != "onfreeze":
         raise InvalidRequest(
-            f"{field}.snapshot",
+            field,
             f"in {phase} the replica does not stand at the message",
             "Move it to onfreeze; without onfreeze the Secondary takes the snapshot by itself",
         )
     if has_snapshot:
-        raise InvalidRequest(f"{field}.snapshot", "a run takes one snapshot", "Keep the first")
+        raise InvalidRequest(field, "a run takes one snapshot", "Keep the first")
 
 
 def _check_step(step: TaskStep, field: str) -> None:
@@ -223,6 +227,8 @@ def _check_step(step: TaskStep, field: str) -> None:
         raise InvalidRequest(field, "does not say what to do", f"Give one of {known}")
     if action == "fsck":
         _check_labels(f"{field}.fsck.volumes", step.fsck.volumes, LINKS_LIMIT)
+    if action == "refresh":
+        names.check_label(f"{field}.refresh.snapshot", step.refresh.snapshot)
     if action == "command":
         _check_command(step.command.arguments, f"{field}.command.arguments")
 

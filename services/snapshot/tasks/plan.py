@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.duration_pb2 import Duration
 
 from services.snapshot.tasks import model
+from services.snapshot.tasks.actions import THERE
 from slackwater.v1 import common_pb2, snapshot_pb2
 
 PlannedStep = snapshot_pb2.PlannedStep
@@ -74,6 +75,8 @@ def _secondary(task: snapshot_pb2.Task, link: str, *, stands: bool) -> Iterator[
     if task.HasField("quiesce") and (stands or task.behaviour == model.SNAPSHOT):
         yield there("outcome", "what the quiesce was worth is applied: the grade")
     yield from _task_steps(task.postfreeze, link, "")
+    if any(step.HasField("clone") for step in (*task.onfreeze, *task.postfreeze)):
+        yield there("unclone", "the run's clone goes, with what was written to it")
     if any(step.HasField("export") for step in (*task.onfreeze, *task.postfreeze)):
         yield there("unexport", "what the run exported")
     if stands:
@@ -87,7 +90,7 @@ def _task_steps(
         action = step.WhichOneof("action")
         yield PlannedStep(
             step=step.name,
-            where="secondary" if action in ("snapshot", "export") else "manager",
+            where="secondary" if action in THERE else "manager",
             holds=holds,
             timeout=step.timeout,
             detail=_detail(step),
@@ -102,6 +105,10 @@ def _detail(step: snapshot_pb2.TaskStep) -> str:
     if action == "fsck":
         what = ", ".join(step.fsck.volumes) or "every volume with a file system"
         return f"check {what} on a temporary copy"
+    if action == "clone":
+        return "make a writable clone and serve it over NBD until the run is over"
+    if action == "refresh":
+        return f"move snapshot {step.refresh.snapshot} on to the message; make it the first time"
     if action == "export":
         return "serve the snapshot over NBD until the run is over"
     return "take the snapshot of the group at the message"

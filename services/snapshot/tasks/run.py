@@ -90,6 +90,7 @@ class TaskRun:
 
     async def take_back(self) -> None:
         """End exports, messages that are still under way, and registrations."""
+        await self._leavings.remove_clones()
         await self._leavings.end_exports()
         if self._placing is not None and not self._placing.done():
             # The Primary does not break a round off because its caller is gone.
