@@ -60,6 +60,8 @@ class SnapshotServicer(MessageServicer):
         names.check_label("snapshot_id", request.snapshot_id)
         at_message = _message_of(group.name, request.at_message)
         _check_chunk_bytes(request.chunk_bytes)
+        for volume in request.exclude_volumes:
+            names.check_label("exclude_volumes", volume)
 
         def create() -> api.CreateSnapshotResponse:
             chunk_bytes = request.chunk_bytes
@@ -69,6 +71,7 @@ class SnapshotServicer(MessageServicer):
                 request.snapshot_id,
                 at_message=at_message,
                 chunk_bytes=chunk_bytes,
+                exclude=sorted(set(request.exclude_volumes)),
                 validate_only=request.validate_only,
             )
             if row is None:

@@ -168,6 +168,7 @@ class Cycle:
             snapshot_id=self._request.snapshot_id,
             at_message=message,
             request_id=request_id,
+            exclude_volumes=self._request.exclude_volumes,
         )
         return await taking.take(self._secondary, request)
 

@@ -1,7 +1,7 @@
-"""The replica's calls about snapshots, and reading volumes."""
+"""The replica's calls about snapshots."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -10,47 +10,22 @@ from slackwater.apply.applier import Applier
 from slackwater.apply.messages import Messages
 from slackwater.apply.replica_budget import ReplicaBudget
 from slackwater.apply.replica_clones import ReplicaClones
+from slackwater.apply.replica_reading import ReplicaReading
 from slackwater.apply.syncing import Syncing
 from slackwater.apply.volumes import VolumeSet
 from slackwater.clock import Clock
-from slackwater.extent import Extent
 from slackwater.group.rows import SnapshotRow
 from slackwater.group.volume import Volume
 from slackwater.ibc.messages import Message
 from slackwater.names import check_label
 from slackwater.position import LogPoint
 from slackwater.snapshots.catalogue import Catalogue
-from slackwater.snapshots.differences import Differences
-from slackwater.snapshots.reader import SnapshotVolume
 
 MIN_CHUNK_BYTES: Final = 4 << 10
 MAX_CHUNK_BYTES: Final = 1 << 20
 
 
-class LiveVolume:
-    """A replica's volume, read-only; it stands still only while the replica is frozen."""
-
-    def __init__(self, volume: Volume) -> None:
-        """Read `volume`."""
-        self._volume = volume
-
-    @property
-    def size(self) -> int:
-        """Bytes in the volume now."""
-        return self._volume.size
-
-    def read(self, length: int, offset: int) -> bytes:
-        """Return the bytes of a range within the volume."""
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise errors.OutOfRange("offset", f"{length} bytes at {offset} reach past {self.size}")
-        return self._volume.read(offset, length)
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """Yield data and holes of a range."""
-        return self._volume.extents(offset, length)
-
-
-class ReplicaSnapshots(ReplicaClones, ReplicaBudget):
+class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
     """Calls about snapshots; part of `Replica`."""
 
     name: str
@@ -73,15 +48,17 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget):
         *,
         at_message: str = "",
         chunk_bytes: int = 0,
+        exclude: Sequence[str] = (),
         validate_only: bool = False,
     ) -> SnapshotRow | None:
-        """Take a snapshot of all volumes where the replica stands; None with `validate_only`.
+        """Take a snapshot of the volumes where the replica stands; None with `validate_only`.
 
         With `at_message` the replica must stand at that message, and the snapshot is marked as
         taken at it (C12). Its grade is `crash` until a CONFIRMED outcome is applied (C17).
 
         Raises:
-            InvalidRequest: the name is no DNS label, or the chunk size is no good.
+            InvalidRequest: the name is no DNS label, the chunk size is no good, or a volume to
+                leave out is not there.
             AlreadyExists: the name is taken.
             FailedPrecondition: the replica recovers, is inconsistent, or does not stand there, or
                 the group's other snapshots have another chunk size.
@@ -102,6 +79,9 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget):
             evidence: dict[str, object] = {}
             if at_message:
                 evidence = self._evidence_at(at_message)
+            self._included(exclude)
+            if exclude:
+                evidence["excluded"] = list(exclude)
             if any(row.name == name for row in self.catalogue.ready()):
                 raise errors.AlreadyExists("snapshot", name)
             self.check_budget()
@@ -132,6 +112,8 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget):
             self.check_free(self.catalogue.get(name))
             self._check_has_point()
             evidence = self._evidence_at(at_message) if at_message else {}
+            if excluded := self.catalogue.get(name).evidence.get("excluded"):
+                evidence["excluded"] = excluded
             if validate_only:
                 return None
             self._finish_record()
@@ -139,6 +121,28 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget):
             row = self._create(name, point, at_message, evidence, 0, began, replaces=True)
         self.on_change()
         return row
+
+    def _included(self, exclude: Sequence[str], *, is_known: bool = False) -> list[Volume]:
+        """Return the volumes without those left out; `is_known`: one may be gone since.
+
+        Raises:
+            InvalidRequest: one that is left out is not there, or none is left.
+        """
+        volumes = self.volumes.active()
+        names = [volume.name for volume in volumes]
+        for name in () if is_known else exclude:
+            if name not in names:
+                raise errors.InvalidRequest(
+                    "exclude_volumes",
+                    f"there is no volume {name!r} in replica {self.name!r}",
+                    f"There are: {', '.join(names) or 'none'}",
+                )
+        chosen = [volume for volume in volumes if volume.name not in exclude]
+        if exclude and not chosen:
+            raise errors.InvalidRequest(
+                "exclude_volumes", "leaves no volume", "Leave out fewer, or take no snapshot"
+            )
+        return chosen
 
     def _check_has_point(self) -> None:
         if self._recover_to is not None:
@@ -194,7 +198,7 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget):
             return self.catalogue.create(
                 name,
                 point,
-                self.volumes.active(),
+                self._included(_excluded(evidence), is_known=replaces),
                 message_id=message_id,
                 evidence=evidence,
                 chunk_bytes=chunk_bytes,
@@ -338,53 +342,6 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget):
         with self._changing():
             return self.catalogue.set_exported(name, False)
 
-    def open_snapshot_volume(self, name: str, volume_name: str) -> SnapshotVolume:
-        """Return a reader of one volume of a snapshot; needs no closing.
-
-        Raises:
-            NotFound: there is no such snapshot or volume.
-            FailedPrecondition: it cannot be read yet (D22).
-        """
-        return self.catalogue.open_volume(name, volume_name)
-
-    def differences(self, older: str, newer: str, volume_name: str) -> Differences:
-        """Return what may differ in a volume between two snapshots; empty `newer`: now.
-
-        Empty `older`: what is allocated in `newer`.
-
-        Raises:
-            NotFound: there is no such snapshot, or no such volume on the newer side.
-            FailedPrecondition: one of them cannot be read yet (D22).
-            InvalidRequest: `older` is not the older one.
-        """
-        base = self.catalogue.get(older) if older else None
-        if base is not None:
-            self.check_reached(older)
-        if not newer:
-            live = self.volumes.named(volume_name)
-            return Differences(self.catalogue, base, None, live.id, LiveVolume(live))
-        row, target = self.catalogue.get(newer), self.open_snapshot_volume(newer, volume_name)
-        number = next(number for number, name, _ in row.volumes if name == volume_name)
-        return Differences(self.catalogue, base, row, number, target)
-
-    def volume_names(self, snapshot: str) -> list[str]:
-        """Return the names of the volumes of a snapshot; without one, of the replica now.
-
-        Raises:
-            NotFound: there is no such snapshot.
-        """
-        if snapshot:
-            return [name for _, name, _ in self.catalogue.get(snapshot).volumes]
-        return [volume.name for volume in self.volumes.active()]
-
-    def open_live_volume(self, volume_name: str) -> LiveVolume:
-        """Return a reader of a volume as it is now.
-
-        Raises:
-            NotFound: there is none of that name.
-        """
-        return LiveVolume(self.volumes.named(volume_name))
-
 
 def _evidence(message: Message) -> dict[str, object]:
     """Return what a snapshot taken at a message keeps of it (C20)."""
@@ -396,3 +353,10 @@ def _evidence(message: Message) -> dict[str, object]:
         "fence_held_seconds": message.fence_held_seconds,
         "quiesced": list(message.quiesced),
     }
+
+
+def _excluded(evidence: dict[str, object]) -> list[str]:
+    """Return the names of the volumes that a snapshot leaves out."""
+    found = evidence.get("excluded", [])
+    assert isinstance(found, list), "as it was kept"
+    return found

@@ -8,8 +8,9 @@ A snapshot comes in two steps (`making`), alone or in another's place. It costs 
 size.
 
 A snapshot goes in any order: its row becomes DELETING, from then on it takes no more chunks; the
-chunks that its older neighbour lacks are copied there, the copies synced, and only then the row and
-the files go. Chunks that a newer record would have preserved in it are preserved in the neighbour.
+chunks that its older neighbour (of each volume: the next older that has it) lacks are copied there,
+the copies synced, and only then the row and the files go. Chunks that a newer record would have
+preserved in it are preserved in the neighbour.
 """
 
 import threading
@@ -174,15 +175,10 @@ class Catalogue(Marks):
 
     def feed(self, offset: int) -> Feed | None:
         """Return what takes the old bytes under records after log offset `offset` (D22)."""
-        chain = self._chain
-        newer: list[Entry] = []
-        for entry in reversed(chain):
-            if entry.row.point.offset > offset:
-                continue
-            if entry.row.state == READY:
-                return Feed(entry, newer, self._volumes)
-            newer.append(entry)
-        return None
+        below = [entry for entry in reversed(self._chain) if entry.row.point.offset <= offset]
+        if not any(entry.row.state == READY for entry in below):
+            return None
+        return Feed(below, self._volumes)
 
     def next_boundary(self, offset: int) -> int | None:
         """Return the place of the first snapshot past `offset`: no batch may cross it (D22)."""
@@ -298,8 +294,7 @@ class Catalogue(Marks):
         for index, entry in enumerate(chain):
             if entry.row.state != DELETING:
                 continue
-            older = chain[index - 1] if index else None
-            if older is not None and not self._merger.step(older, entry):
+            if not self._merger.step(chain[:index], entry):
                 return True
             self._forget(entry)
             return True

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from slackwater.group.rows import SnapshotRow
 from slackwater.group.volume import Volume
+from slackwater.snapshots.making import READY
 from slackwater.snapshots.overlay import Overlay
 
 
@@ -17,15 +18,16 @@ class Entry:
 
 
 class Feed:
-    """The overlays that take the old bytes under the next records."""
+    """The overlays that take the old bytes under the next records.
 
-    def __init__(
-        self, target: Entry, newer: Sequence[Entry], volumes: Callable[[int], Volume]
-    ) -> None:
-        """Feed `target`; what `newer`, which are going, hold already need not be kept again."""
-        self._target = target
-        self._newer = newer
+    Of each volume that is the newest snapshot's that has the volume: one may leave volumes out.
+    """
+
+    def __init__(self, entries: Sequence[Entry], volumes: Callable[[int], Volume]) -> None:
+        """Feed from `entries`, the newest first; what those that go hold is not kept again."""
+        self._entries = entries
         self._volumes = volumes
+        self._looked_at: dict[int, Overlay] = {}
 
     def preserve(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Append the old bytes under the changes (volume id, offset, length); sync comes after.
@@ -33,27 +35,36 @@ class Feed:
         Raises:
             OSError: no room, or a read or write failed; nothing is lost, it may be tried again.
         """
-        chunk_bytes = self._target.row.chunk_bytes
+        chunk_bytes = self._entries[0].row.chunk_bytes  # one size for all of a group
         ranges: dict[int, list[tuple[int, int]]] = {}
         for volume_id, offset, length in changes:
             chunks = (offset // chunk_bytes, -(-(offset + length) // chunk_bytes))
             ranges.setdefault(volume_id, []).append(chunks)
         for volume_id, of_volume in ranges.items():
-            overlay = self._target.overlays.get(volume_id)
+            target, newer = self._target(volume_id)
+            if target is not None:
+                target.preserve(self._volumes(volume_id), _merged(of_volume), newer)
+
+    def _target(self, volume_id: int) -> tuple[Overlay | None, list[Overlay]]:
+        """Return the overlay to feed, None if no snapshot has the volume, and those that go."""
+        newer: list[Overlay] = []
+        for entry in self._entries:
+            overlay = entry.overlays.get(volume_id)
             if overlay is None:
-                continue  # the volume is younger than the snapshot
-            newer = [
-                entry.overlays[volume_id] for entry in self._newer if volume_id in entry.overlays
-            ]
-            overlay.preserve(self._volumes(volume_id), _merged(of_volume), newer)
+                continue  # left out, or the volume is younger than the snapshot
+            self._looked_at[id(overlay)] = overlay
+            if entry.row.state == READY:
+                return overlay, newer
+            newer.append(overlay)
+        return None, newer
 
     def sync(self) -> None:
-        """Make what was preserved durable; before any volume is written.
+        """Make what was preserved durable, by an earlier try too; before any volume is written.
 
         Raises:
             StorageFailed: it failed, which is final (D3).
         """
-        for overlay in self._target.overlays.values():
+        for overlay in self._looked_at.values():
             overlay.sync()
 
 

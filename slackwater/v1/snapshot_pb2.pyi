@@ -86,6 +86,7 @@ class StartSnapshotRequest(_message.Message):
     AT_NEXT_MESSAGE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    EXCLUDE_VOLUMES_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The group, `groups/<group>`."""
     snapshot_id: _builtins.str
@@ -102,6 +103,10 @@ class StartSnapshotRequest(_message.Message):
     def at_next_message(self) -> Global___StartSnapshotRequest.AtNextMessage:
         """At the next message of an application."""
 
+    @_builtins.property
+    def exclude_volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of volumes to leave out."""
+
     def __init__(
         self,
         *,
@@ -111,10 +116,11 @@ class StartSnapshotRequest(_message.Message):
         at_next_message: Global___StartSnapshotRequest.AtNextMessage | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        exclude_volumes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at_next_message", b"at_next_message", "now", b"now", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_next_message", b"at_next_message", "group", b"group", "now", b"now", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "validate_only", b"validate_only", "when", b"when"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_next_message", b"at_next_message", "exclude_volumes", b"exclude_volumes", "group", b"group", "now", b"now", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "validate_only", b"validate_only", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_when: _TypeAlias = _typing.Literal["now", "at_next_message"]  # noqa: Y015
     _WhichOneofArgType_when: _TypeAlias = _typing.Literal["when", b"when"]  # noqa: Y015

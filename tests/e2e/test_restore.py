@@ -147,6 +147,23 @@ def test_some_volumes_are_restored_and_the_others_are_written_on(cluster: Cluste
     assert cluster.read_volume("wal") != before["wal"]
 
 
+def test_snapshot_that_leaves_a_volume_out_restores_the_others(cluster: Cluster) -> None:
+    write(cluster, DATA, 0, MIB)
+    cluster.wait_no_lag()
+    made = cli(cluster, "snapshot", "create", "demo", "s1", "--exclude", "wal")
+    assert made.returncode == 0, made.stderr
+    before = images(cluster)
+    write(cluster, DATA, 0, 65536)
+    write(cluster, WAL, 0, 4096)
+    with pytest.raises(grpc.RpcError) as refused:
+        begin(cluster, "wal")
+    assert refused.value.code().name == "NOT_FOUND" and "has: data" in str(refused.value.details())
+    row = finished(cluster, begin(cluster).name)
+    assert list(row.volumes) == ["data"]
+    after = images(cluster)
+    assert after["data"] == before["data"] and after["wal"] != before["wal"]
+
+
 def test_nothing_else_writes_while_it_waits_and_it_survives_sigkill(cluster: Cluster) -> None:
     before = prepared(cluster)
     # A replica that stands still holds the restore at its first step.

@@ -25,4 +25,14 @@ SPACE = (
         "return extents is not None",
         "tests/e2e/test_attach.py::test_data_that_no_tool_knows_is_never_made_into_a_file_system",
     ),
+    Mutant(
+        "chunk of a snapshot that goes counted as kept before it is durable",
+        "slackwater/snapshots/feed.py",
+        "            self._looked_at[id(overlay)] = overlay\n"
+        "            if entry.row.state == READY:\n",
+        "            if entry.row.state == READY:\n"
+        "                self._looked_at[id(overlay)] = overlay\n",
+        "tests/unit/apply/test_replica_exclude.py"
+        "::test_what_the_one_that_goes_preserved_and_did_not_sync_is_synced_before_the_volume",
+    ),
 )

@@ -49,6 +49,10 @@ def create(
         str | None,
         typer.Option("--prefix", help="Name it PREFIX-<UTC time>.", metavar="PREFIX"),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", help="Leave this volume out; may be repeated.", metavar="VOLUME"),
+    ] = None,
     within: Annotated[
         str, typer.Option("--within", help="How long to wait for that message.", metavar="DURATION")
     ] = "10m",
@@ -65,7 +69,9 @@ def create(
         if snapshot is not None:
             raise usage("--prefix: the snapshot has a name already", "leave one out", "snapshot_id")
         snapshot = f"{prefix}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    request = snapshot_pb2.StartSnapshotRequest(group=owner, snapshot_id=snapshot or "")
+    request = snapshot_pb2.StartSnapshotRequest(
+        group=owner, snapshot_id=snapshot or "", exclude_volumes=exclude or []
+    )
     patience = 0.0
     if at_next is not None:
         patience = words.parse_duration(within, "--within")
