@@ -4,11 +4,11 @@ from typing import Any
 
 import grpc
 
-from services.secondary import translate_clones
+from services.secondary import translate, translate_checks, translate_clones
 from services.secondary.group import SecondaryGroup
 from services.secondary.snapshot_servicer import EXPORT_ENDS, SnapshotServicer
 from slackwater import names
-from slackwater.errors import InvalidRequest
+from slackwater.errors import FailedPrecondition, InvalidRequest
 from slackwater.runtime.calls import check_request_id, in_thread, newest_first, page
 from slackwater.v1 import resources_pb2
 from slackwater.v1 import secondary_pb2 as api
@@ -17,7 +17,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CloneServicer(SnapshotServicer):
-    """Makes, shows, exports and removes clones."""
+    """Makes, shows, exports and removes clones; keeps what checks found on them."""
 
     async def CreateClone(
         self, request: api.SecondaryServiceCreateCloneRequest, context: Context
@@ -142,6 +142,30 @@ class CloneServicer(SnapshotServicer):
         self._node.disconnect(f"{request.name}/")
         self._tell_clone(group, "CLONE_UNEXPORTED", name, "")
         return api.SecondaryServiceUnexportCloneResponse(clone=clone)
+
+    async def RecordCheck(
+        self, request: api.RecordCheckRequest, context: Context
+    ) -> api.RecordCheckResponse:
+        """Keep with a snapshot what a check of it found."""
+        del context
+        owner, snapshot = names.child("snapshot", request.snapshot, "snapshots")
+        group = self._node.group(owner)
+
+        def record() -> api.RecordCheckResponse:
+            row = group.replica.snapshot(snapshot)
+            if str(row.uid) != request.snapshot_uid:
+                raise FailedPrecondition(
+                    "SNAPSHOT_REPLACED",
+                    f"snapshot {snapshot!r} has uid {row.uid}, not {request.snapshot_uid!r}",
+                    "Check the one that is there now",
+                )
+            found = translate_checks.row(request.result, row.uid)
+            group.replica.record_check(found)
+            text = f"{found.check}: {found.verdict}" + (found.reason and f", {found.reason}")
+            self._tell(group, "SNAPSHOT_CHECKED", snapshot, text)
+            return api.RecordCheckResponse(snapshot=translate.snapshot(group, row))
+
+        return await self._once(group, "RecordCheck", request.request_id, record)
 
     def _clone(self, name: str) -> tuple[SecondaryGroup, str]:
         owner, clone = names.child("name", name, "clones")

@@ -152,6 +152,13 @@ _GAUGES: dict[str, tuple[str, Value]] = {
         "Writable clones of snapshots.",
         lambda group: len(group.replica.clones.ready()),
     ),
+    "slackwater_snapshot_checks_failed": (
+        "Snapshots whose latest check found them not usable.",
+        lambda group: sum(
+            [found.verdict for found in group.replica.checks.of(row.uid)[:1]] == ["FAILED"]
+            for row in group.replica.catalogue.ready()
+        ),
+    ),
     "slackwater_snapshot_clones_failed": (
         "Writable clones that take no more writes because a sync of theirs failed.",
         lambda group: sum(row.state == FAILED for row in group.replica.clones.ready()),

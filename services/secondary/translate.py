@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.json_format import ParseDict
 
-from services.secondary import translate_budget
+from services.secondary import translate_budget, translate_checks
 from slackwater import errors
 from slackwater.apply.status import FreezeInfo, ReplicaState
 from slackwater.group.rows import MessageRow, SnapshotRow, SyncRow, VerdictRow
@@ -274,6 +274,7 @@ def snapshot(group: "SecondaryGroup", row: SnapshotRow) -> resources_pb2.Snapsho
         guard=row.guard,
         held=row.held,
         hold_note=row.hold_note,
+        checks=[translate_checks.result(found) for found in engine.checks.of(row.uid)],
         clones=[f"groups/{group.name}/clones/{clone.name}" for clone in engine.clones.on(row.uid)],
     )
     if row.message_id:

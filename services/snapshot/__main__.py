@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import grpc
 
 from services.snapshot import metrics
+from services.snapshot.checks.catalogue import Checks
+from services.snapshot.checks.runner import CheckRuns
+from services.snapshot.checks.servicer import CheckParts
 from services.snapshot.cycle import Cycle
 from services.snapshot.documents import Documents
 from services.snapshot.events import Events
@@ -29,7 +32,7 @@ from services.snapshot.tasks.run import TaskRun
 from services.snapshot.tasks.starting import Starter
 from slackwater.clock import Clock, SystemClock
 from slackwater.group.directory import DataDirectory
-from slackwater.runtime.calls import in_thread
+from slackwater.runtime.calls import Remembered, in_thread
 from slackwater.runtime.config import SnapshotConfig, parse_arguments, split_link_addresses
 from slackwater.runtime.lifecycle import Service, run_service
 from slackwater.storage.real import RealStorage
@@ -82,6 +85,17 @@ class Snapshots:
             self._catalogue.directory,
             self._events.publish,
         )
+        self._checks = Checks(
+            Documents(self._store.database, "check", snapshot_pb2.Check),
+            self._catalogue.directory,
+            self._events.publish,
+        )
+        self._check_runs = CheckRuns(
+            Documents(self._store.database, "check_run", snapshot_pb2.CheckRun),
+            self._checks,
+            self._around,
+            self._events.publish,
+        )
         self._starter = Starter(self._catalogue, self._runs, self._peers, self._secondaries)
 
         self._keeper = Timekeeper(
@@ -122,7 +136,10 @@ class Snapshots:
             self._peers,
         )
         servicer = SnapshotServicer(  # type: ignore[abstract]  # PlannedServicer has the rest
-            parts, self._runs, self._events
+            parts,
+            CheckParts(self._checks, self._check_runs, Remembered()),
+            self._runs,
+            self._events,
         )
         snapshot_pb2_grpc.add_SnapshotServiceServicer_to_server(servicer, server)
 
@@ -131,7 +148,9 @@ class Snapshots:
         await in_thread(shutil.rmtree, self._around.work_dir, True)
         await self._catalogue.refresh()
         await self._schedules.refresh()
+        await self._checks.refresh()
         self._runs.recover()
+        self._check_runs.recover()
         self._service.spawn(self._keep_asking(), "peers")
 
     async def _keep_asking(self) -> None:
@@ -139,6 +158,7 @@ class Snapshots:
             await asyncio.gather(
                 self._catalogue.refresh(),
                 self._schedules.refresh(),
+                self._checks.refresh(),
                 *(peer.ask() for peer in self._peers.all),
             )
             await asyncio.sleep(ASK_EVERY_SECONDS)

@@ -7,7 +7,6 @@ import grpc
 from slackwater.v1 import snapshot_pb2, snapshot_pb2_grpc
 
 RELEASES = {
-    "Check": "0.3",
     "Mirror": "0.3",
 }
 """The release that brings each noun, or rpc."""
@@ -33,7 +32,7 @@ def _refuse(method: str, release: str) -> Any:
         await context.abort(
             grpc.StatusCode.UNIMPLEMENTED,
             f"{method} is planned for release {release}; this one has StartSnapshot and its runs,"
-            " the snapshots they make, tasks and schedules",
+            " the snapshots they make, tasks, schedules and checks",
         )
 
     answer.__name__ = method

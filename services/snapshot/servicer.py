@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 import slackwater
+from services.snapshot.checks.servicer import CheckCalls, CheckParts
 from services.snapshot.clones import CloneCalls
 from services.snapshot.events import Events
 from services.snapshot.live import brief
@@ -28,12 +29,13 @@ SHOWN_RUNS = 100
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class SnapshotServicer(CloneCalls, ScheduleServicer):
-    """The service; checks and mirrors come later."""
+class SnapshotServicer(CheckCalls, CloneCalls, ScheduleServicer):
+    """The service; mirrors come later."""
 
-    def __init__(self, parts: Parts, runs: Runs, events: Events) -> None:
-        """Serve these runs, tasks and schedules."""
+    def __init__(self, parts: Parts, checks: CheckParts, runs: Runs, events: Events) -> None:
+        """Serve these runs, tasks, schedules and checks."""
         super().__init__(parts)
+        self._check_parts = checks
         self._runs = runs
         self._peers = parts.peers
         self._events = events
@@ -188,7 +190,11 @@ class SnapshotServicer(CloneCalls, ScheduleServicer):
             secondary=self._peers.secondary.as_status(),
             runs=[brief(run) for run in self._runs.live[:SHOWN_RUNS]],
             version=slackwater.__version__,
-            problems=[*self._catalogue.problems, *self._schedules.problems],
+            problems=[
+                *self._catalogue.problems,
+                *self._schedules.problems,
+                *self._check_parts.checks.problems,
+            ],
         )
         answer.uptime.FromNanoseconds(round((time.monotonic() - self._began) * 1e9))
         return answer

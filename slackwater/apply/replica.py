@@ -20,6 +20,7 @@ from typing import Final
 
 from slackwater import errors
 from slackwater.apply.applier import Applier
+from slackwater.apply.check_results import CheckResults
 from slackwater.apply.checkpoint import Checkpointer
 from slackwater.apply.controls import Controls
 from slackwater.apply.messages import Messages
@@ -66,6 +67,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         self.volumes = parts.volumes
         self.catalogue = parts.catalogue
         self.clones = parts.clones
+        self.checks = CheckResults(parts.database)
         self.clones.on_failed = self._fail
         self.clock = clock
         self.on_change: Callable[[], None] = _nothing

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 from slackwater import errors
+from slackwater.apply.check_results import CheckResults
 from slackwater.clones.catalogue import CREATING, Clones
 from slackwater.clones.volume import CloneVolume
-from slackwater.group.rows import CloneRow, SnapshotRow
+from slackwater.group.rows import CheckRow, CloneRow, SnapshotRow
 from slackwater.names import check_label
 from slackwater.snapshots.catalogue import Catalogue
 
@@ -19,6 +20,7 @@ class ReplicaClones(ABC):
     name: str
     catalogue: Catalogue
     clones: Clones
+    checks: CheckResults
 
     @abstractmethod
     def _changing(self) -> AbstractContextManager[None]:
@@ -108,6 +110,16 @@ class ReplicaClones(ABC):
     def _abandon(self, row: CloneRow) -> None:
         with self._changing():
             self.clones.abandon(row)
+
+    def record_check(self, row: CheckRow) -> None:
+        """Keep what a check found with its snapshot, durably; the same id again changes nothing.
+
+        Raises:
+            NoSpace: there is no room for it.
+            GroupFailed: the replica has failed.
+        """
+        with self._changing():
+            self.checks.add(row)
 
     def clones_of(self, snapshot: SnapshotRow) -> list[CloneRow]:
         """Return the clones that stand on a snapshot."""

@@ -10,6 +10,7 @@ from slackwater.cli.command import shared_options
 from slackwater.cli.commands import (
     agent,
     attach,
+    check,
     context,
     group,
     ibc,
@@ -47,6 +48,7 @@ for noun in (
     agent,
     attach,
     snapshot,
+    check,
     restore,
     tasks,
     log,

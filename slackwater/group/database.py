@@ -1,9 +1,10 @@
 """group.db: what a group knows beside its log and its volumes.
 
 Every method that changes something is one transaction, durable when it returns. Transitions that
-must not be seen half are one method. The rows of clones, links, messages, restores, snapshots and
-starts have rooms of their own (`CloneTable`, `LinkTable`, `MessageTable`, `RestoreTable`,
-`SnapshotTable`, `StartTable`); `GroupDatabase` inherits from all, so a group has one object.
+must not be seen half are one method. The rows of
+checks, clones, links, messages, restores, snapshots and starts have rooms of their own
+(`CheckTable`, `CloneTable`, `LinkTable`, `MessageTable`, `RestoreTable`, `SnapshotTable`,
+`StartTable`); `GroupDatabase` inherits from all, so a group has one object.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from slackwater.errors import FailedPrecondition, SlackwaterError
 from slackwater.group import schema
+from slackwater.group.database_checks import CheckTable
 from slackwater.group.database_clones import CloneTable
 from slackwater.group.database_links import LinkTable
 from slackwater.group.database_messages import MessageTable
@@ -24,7 +26,9 @@ from slackwater.position import LogPoint, Position
 from slackwater.storage.seam import Storage
 
 
-class GroupDatabase(CloneTable, LinkTable, MessageTable, RestoreTable, SnapshotTable, StartTable):
+class GroupDatabase(
+    CheckTable, CloneTable, LinkTable, MessageTable, RestoreTable, SnapshotTable, StartTable
+):
     """The one object through which a group's rows are read and changed; thread-safe."""
 
     @classmethod

@@ -164,6 +164,20 @@ class CloneRow:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckRow:
+    """What a check found of the snapshot with a uid; `verdict` is PASSED, FAILED, ERROR, ..."""
+
+    id: str
+    snapshot_uid: uuid.UUID
+    check: str
+    verdict: str
+    start_ns: int
+    took_ns: int
+    reason: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreRow:
     """A snapshot's content on its way back to volumes (`slackwater.group.restoring`).
 

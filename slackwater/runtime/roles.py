@@ -70,7 +70,8 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
         Role.OPERATE: """
             DeleteReplica CreateSnapshot DeleteSnapshot HoldSnapshot ReleaseSnapshot ExportSnapshot
             RefreshSnapshot UnexportSnapshot ReadSnapshot DiffSnapshots Promote ReadLog
-            CreateClone DeleteClone ExportClone UnexportClone SetSnapshotBudget""",
+            CreateClone DeleteClone ExportClone UnexportClone SetSnapshotBudget
+            RecordCheck""",
         Role.REPLICATE: "MirrorReplica",
     },
     "SnapshotService": {
@@ -82,7 +83,7 @@ _TABLE: Mapping[str, Mapping[Role, str]] = {
             StartSnapshot StartTask CancelRun DeleteSnapshot RefreshSnapshot ExportSnapshot
             UnexportSnapshot DiffSnapshots CreateClone DeleteClone ExportClone UnexportClone
             CreateTask UpdateTask DeleteTask CreateSchedule UpdateSchedule DeleteSchedule
-            CreateCheck UpdateCheck DeleteCheck CreateMirror BreakOffMirror RejoinMirror
+            CreateCheck UpdateCheck DeleteCheck RunCheck CreateMirror BreakOffMirror RejoinMirror
             DeleteMirror""",
     },
 }

@@ -151,6 +151,38 @@ SNAPSHOT_STATE_DELETING: SnapshotState.ValueType  # 5
 """Being removed."""
 Global___SnapshotState: _TypeAlias = SnapshotState  # noqa: Y015
 
+class _CheckVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CheckVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHECK_VERDICT_UNSPECIFIED: _CheckVerdict.ValueType  # 0
+    """Never sent; receivers treat what they do not know as this."""
+    CHECK_VERDICT_PASSED: _CheckVerdict.ValueType  # 1
+    """The snapshot is usable, as far as the check looks."""
+    CHECK_VERDICT_FAILED: _CheckVerdict.ValueType  # 2
+    """It is not."""
+    CHECK_VERDICT_ERROR: _CheckVerdict.ValueType  # 3
+    """The check could not be run: nothing is known of the snapshot."""
+    CHECK_VERDICT_INTERRUPTED: _CheckVerdict.ValueType  # 4
+    """Whoever ran it was stopped before it was over: nothing is known of the snapshot."""
+
+class CheckVerdict(_CheckVerdict, metaclass=_CheckVerdictEnumTypeWrapper):
+    """What came of a check."""
+
+CHECK_VERDICT_UNSPECIFIED: CheckVerdict.ValueType  # 0
+"""Never sent; receivers treat what they do not know as this."""
+CHECK_VERDICT_PASSED: CheckVerdict.ValueType  # 1
+"""The snapshot is usable, as far as the check looks."""
+CHECK_VERDICT_FAILED: CheckVerdict.ValueType  # 2
+"""It is not."""
+CHECK_VERDICT_ERROR: CheckVerdict.ValueType  # 3
+"""The check could not be run: nothing is known of the snapshot."""
+CHECK_VERDICT_INTERRUPTED: CheckVerdict.ValueType  # 4
+"""Whoever ran it was stopped before it was over: nothing is known of the snapshot."""
+Global___CheckVerdict: _TypeAlias = CheckVerdict  # noqa: Y015
+
 class _CloneState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -850,6 +882,7 @@ class Snapshot(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     HOLD_NOTE_FIELD_NUMBER: _builtins.int
     CLONES_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>/snapshots/<snapshot>`."""
     uid: _builtins.str
@@ -908,6 +941,10 @@ class Snapshot(_message.Message):
         refreshed before they are gone.
         """
 
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckResult]:
+        """What the latest checks of it found, the latest first; 10 at most."""
+
     def __init__(
         self,
         *,
@@ -931,10 +968,11 @@ class Snapshot(_message.Message):
         held: _builtins.bool = ...,
         hold_note: _builtins.str = ...,
         clones: _abc.Iterable[_builtins.str] | None = ...,
+        checks: _abc.Iterable[Global___CheckResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_duration", b"create_duration", "create_time", b"create_time", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "judgement", b"judgement", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaits_outcome", b"awaits_outcome", "clones", b"clones", "create_duration", b"create_duration", "create_time", b"create_time", "exported", b"exported", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "grade", b"grade", "grade_reason", b"grade_reason", "guard", b"guard", "held", b"held", "hold_note", b"hold_note", "judgement", b"judgement", "message", b"message", "name", b"name", "position", b"position", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaits_outcome", b"awaits_outcome", "checks", b"checks", "clones", b"clones", "create_duration", b"create_duration", "create_time", b"create_time", "exported", b"exported", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "grade", b"grade", "grade_reason", b"grade_reason", "guard", b"guard", "held", b"held", "hold_note", b"hold_note", "judgement", b"judgement", "message", b"message", "name", b"name", "position", b"position", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1035,6 +1073,56 @@ class Event(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class CheckResult(_message.Message):
+    """What one check of a snapshot found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    TOOK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of that run of the check."""
+    check: _builtins.str
+    """The check, `checks/<check>`."""
+    verdict: Global___CheckVerdict.ValueType
+    """What came of it."""
+    reason: _builtins.str
+    """Why it did not pass, as one sentence; 1000 characters at most."""
+    output: _builtins.str
+    """What its programs printed, its head and its tail; 8 KiB at most."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def took(self) -> _duration_pb2.Duration:
+        """How long it took."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        check: _builtins.str = ...,
+        verdict: Global___CheckVerdict.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        took: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+        output: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "took", b"took"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "id", b"id", "output", b"output", "reason", b"reason", "start_time", b"start_time", "took", b"took", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckResult: _TypeAlias = CheckResult  # noqa: Y015
 
 @_typing.final
 class Clone(_message.Message):

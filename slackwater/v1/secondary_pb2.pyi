@@ -1831,6 +1831,66 @@ class SecondaryServiceWatchEventsResponse(_message.Message):
 Global___SecondaryServiceWatchEventsResponse: _TypeAlias = SecondaryServiceWatchEventsResponse  # noqa: Y015
 
 @_typing.final
+class RecordCheckRequest(_message.Message):
+    """Request of SecondaryService.RecordCheck."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_UID_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.str
+    """The snapshot that was checked, `groups/<group>/snapshots/<snapshot>`."""
+    snapshot_uid: _builtins.str
+    """Its uid. FAILED_PRECONDITION if the snapshot of that name is another one by now."""
+    request_id: _builtins.str
+    """Makes a repeated call safe, as the result's id does."""
+    @_builtins.property
+    def result(self) -> _resources_pb2.CheckResult:
+        """What was found; `id`, `check` and `verdict` have to be there."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: _builtins.str = ...,
+        snapshot_uid: _builtins.str = ...,
+        result: _resources_pb2.CheckResult | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "result", b"result", "snapshot", b"snapshot", "snapshot_uid", b"snapshot_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordCheckRequest: _TypeAlias = RecordCheckRequest  # noqa: Y015
+
+@_typing.final
+class RecordCheckResponse(_message.Message):
+    """Response of SecondaryService.RecordCheck."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> _resources_pb2.Snapshot:
+        """The snapshot as it is now."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: _resources_pb2.Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordCheckResponse: _TypeAlias = RecordCheckResponse  # noqa: Y015
+
+@_typing.final
 class SecondaryServiceCreateCloneRequest(_message.Message):
     """Request of SecondaryService.CreateClone."""
 

@@ -185,6 +185,11 @@ class SecondaryServiceStub:
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsResponse.FromString,
                 _registered_method=True)
+        self.RecordCheck = channel.unary_unary(
+                '/slackwater.v1.SecondaryService/RecordCheck',
+                request_serializer=slackwater_dot_v1_dot_secondary__pb2.RecordCheckRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_secondary__pb2.RecordCheckResponse.FromString,
+                _registered_method=True)
         self.MirrorReplica = channel.unary_stream(
                 '/slackwater.v1.SecondaryService/MirrorReplica',
                 request_serializer=slackwater_dot_v1_dot_secondary__pb2.MirrorReplicaRequest.SerializeToString,
@@ -454,6 +459,13 @@ class SecondaryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordCheck(self, request, context):
+        """Keeps with a snapshot what a check of it found. The same id again changes nothing. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MirrorReplica(self, request, context):
         """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
         follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -646,6 +658,11 @@ def add_SecondaryServiceServicer_to_server(servicer, server):
                     servicer.ListExpiredSnapshots,
                     request_deserializer=slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsResponse.SerializeToString,
+            ),
+            'RecordCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordCheck,
+                    request_deserializer=slackwater_dot_v1_dot_secondary__pb2.RecordCheckRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_secondary__pb2.RecordCheckResponse.SerializeToString,
             ),
             'MirrorReplica': grpc.unary_stream_rpc_method_handler(
                     servicer.MirrorReplica,
@@ -1484,6 +1501,33 @@ class SecondaryService:
             '/slackwater.v1.SecondaryService/ListExpiredSnapshots',
             slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsRequest.SerializeToString,
             slackwater_dot_v1_dot_secondary__pb2.ListExpiredSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SecondaryService/RecordCheck',
+            slackwater_dot_v1_dot_secondary__pb2.RecordCheckRequest.SerializeToString,
+            slackwater_dot_v1_dot_secondary__pb2.RecordCheckResponse.FromString,
             options,
             channel_credentials,
             insecure,

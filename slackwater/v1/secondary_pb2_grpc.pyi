@@ -139,6 +139,8 @@ class SecondaryServiceStub:
     """
     ListExpiredSnapshots: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.ListExpiredSnapshotsRequest, _secondary_pb2.ListExpiredSnapshotsResponse]
     """Lists the snapshots that the budget took, the latest first: the last 100. Role `view`."""
+    RecordCheck: _grpc.UnaryUnaryMultiCallable[_secondary_pb2.RecordCheckRequest, _secondary_pb2.RecordCheckResponse]
+    """Keeps with a snapshot what a check of it found. The same id again changes nothing. Role `operate`."""
     MirrorReplica: _grpc.UnaryStreamMultiCallable[_secondary_pb2.MirrorReplicaRequest, _secondary_pb2.MirrorReplicaResponse]
     """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
     follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -267,6 +269,8 @@ class SecondaryServiceAsyncStub(SecondaryServiceStub):
     """
     ListExpiredSnapshots: _aio.UnaryUnaryMultiCallable[_secondary_pb2.ListExpiredSnapshotsRequest, _secondary_pb2.ListExpiredSnapshotsResponse]  # type: ignore[assignment]
     """Lists the snapshots that the budget took, the latest first: the last 100. Role `view`."""
+    RecordCheck: _aio.UnaryUnaryMultiCallable[_secondary_pb2.RecordCheckRequest, _secondary_pb2.RecordCheckResponse]  # type: ignore[assignment]
+    """Keeps with a snapshot what a check of it found. The same id again changes nothing. Role `operate`."""
     MirrorReplica: _aio.UnaryStreamMultiCallable[_secondary_pb2.MirrorReplicaRequest, _secondary_pb2.MirrorReplicaResponse]  # type: ignore[assignment]
     """Streams what changes in a replica, for a mirror kept elsewhere. A stream, because a mirror
     follows for as long as it is kept in step. Role `operate`. Answers UNIMPLEMENTED until its
@@ -572,6 +576,14 @@ class SecondaryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_secondary_pb2.ListExpiredSnapshotsResponse, _abc.Awaitable[_secondary_pb2.ListExpiredSnapshotsResponse]]:
         """Lists the snapshots that the budget took, the latest first: the last 100. Role `view`."""
+
+    @_abc_1.abstractmethod
+    def RecordCheck(
+        self,
+        request: _secondary_pb2.RecordCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secondary_pb2.RecordCheckResponse, _abc.Awaitable[_secondary_pb2.RecordCheckResponse]]:
+        """Keeps with a snapshot what a check of it found. The same id again changes nothing. Role `operate`."""
 
     @_abc_1.abstractmethod
     def MirrorReplica(

@@ -31,6 +31,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CheckKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CheckKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHECK_KIND_UNSPECIFIED: _CheckKind.ValueType  # 0
+    """Never sent; refused."""
+    CHECK_KIND_FILE_SYSTEMS: _CheckKind.ValueType  # 1
+    """Each volume's file system by its own checker."""
+    CHECK_KIND_E2FSCK: _CheckKind.ValueType  # 2
+    """`e2fsck -fn` of volumes that carry ext2, ext3 or ext4."""
+    CHECK_KIND_XFS_REPAIR: _CheckKind.ValueType  # 3
+    """`xfs_repair -n` of volumes that carry XFS."""
+    CHECK_KIND_BTRFS_CHECK: _CheckKind.ValueType  # 4
+    """`btrfs check --readonly` of volumes that carry Btrfs."""
+    CHECK_KIND_COMMAND: _CheckKind.ValueType  # 5
+    """A program of the check's directory."""
+
+class CheckKind(_CheckKind, metaclass=_CheckKindEnumTypeWrapper):
+    """What a check does. File systems are checked on a sparse copy, after their own recovery."""
+
+CHECK_KIND_UNSPECIFIED: CheckKind.ValueType  # 0
+"""Never sent; refused."""
+CHECK_KIND_FILE_SYSTEMS: CheckKind.ValueType  # 1
+"""Each volume's file system by its own checker."""
+CHECK_KIND_E2FSCK: CheckKind.ValueType  # 2
+"""`e2fsck -fn` of volumes that carry ext2, ext3 or ext4."""
+CHECK_KIND_XFS_REPAIR: CheckKind.ValueType  # 3
+"""`xfs_repair -n` of volumes that carry XFS."""
+CHECK_KIND_BTRFS_CHECK: CheckKind.ValueType  # 4
+"""`btrfs check --readonly` of volumes that carry Btrfs."""
+CHECK_KIND_COMMAND: CheckKind.ValueType  # 5
+"""A program of the check's directory."""
+Global___CheckKind: _TypeAlias = CheckKind  # noqa: Y015
+
 @_typing.final
 class StartSnapshotRequest(_message.Message):
     """Request of StartSnapshot."""
@@ -2335,21 +2371,27 @@ class ListChecksResponse(_message.Message):
 
     CHECKS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty: there is none."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]:
         """The entries."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileProblem]:
+        """Files of checks that cannot be used as they are."""
+
     def __init__(
         self,
         *,
         checks: _abc.Iterable[Global___Check] | None = ...,
         next_page_token: _builtins.str = ...,
+        problems: _abc.Iterable[Global___FileProblem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "next_page_token", b"next_page_token", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2467,7 +2509,7 @@ Global___DeleteCheckResponse: _TypeAlias = DeleteCheckResponse  # noqa: Y015
 
 @_typing.final
 class Check(_message.Message):
-    """What is run on every snapshot of a group to prove it usable."""
+    """What is run on a snapshot to prove it usable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2475,15 +2517,33 @@ class Check(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`checks/<id>`."""
     group: _builtins.str
-    """The group, `groups/<group>`."""
+    """The group whose snapshots it is for, `groups/<group>`; empty: of any group."""
     command: _builtins.str
-    """A command of the check's directory; it gets the snapshot's NBD URIs."""
+    """For COMMAND: a program of the check's directory, `<tasks_dir>/<id>/`. It gets the NBD URIs of the
+    clone's volumes in SLACKWATER_NBD_URIS; exit status 0 means that the snapshot is usable.
+    """
+    kind: Global___CheckKind.ValueType
+    """What is done."""
+    source: _builtins.str
+    """Where its definition stands: a file of the service, or `api`. Output only."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long it may take. Unset: 300 s."""
+
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Arguments of the command."""
+
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Volumes to look at, for kinds of file systems: each has to carry one. Empty: all that carry one."""
 
     def __init__(
         self,
@@ -2492,14 +2552,118 @@ class Check(_message.Message):
         group: _builtins.str = ...,
         command: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        kind: Global___CheckKind.ValueType = ...,
+        arguments: _abc.Iterable[_builtins.str] | None = ...,
+        volumes: _abc.Iterable[_builtins.str] | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "group", b"group", "name", b"name", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "command", b"command", "group", b"group", "kind", b"kind", "name", b"name", "source", b"source", "timeout", b"timeout", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Check: _TypeAlias = Check  # noqa: Y015
+
+@_typing.final
+class RunCheckRequest(_message.Message):
+    """Request of RunCheck."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    check: _builtins.str
+    """`checks/<id>`."""
+    snapshot: _builtins.str
+    """The snapshot, `groups/<group>/snapshots/<snapshot>`."""
+    request_id: _builtins.str
+    """Makes a repeated call safe."""
+    def __init__(
+        self,
+        *,
+        check: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "request_id", b"request_id", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunCheckRequest: _TypeAlias = RunCheckRequest  # noqa: Y015
+
+@_typing.final
+class RunCheckResponse(_message.Message):
+    """Response of RunCheck."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___CheckRun:
+        """What was started."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___CheckRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunCheckResponse: _TypeAlias = RunCheckResponse  # noqa: Y015
+
+@_typing.final
+class CheckRun(_message.Message):
+    """A check under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_UID_FIELD_NUMBER: _builtins.int
+    CLONE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id, which the result has too."""
+    snapshot: _builtins.str
+    """The snapshot, `groups/<group>/snapshots/<snapshot>`."""
+    snapshot_uid: _builtins.str
+    """Its uid."""
+    clone: _builtins.str
+    """The temporary clone, `groups/<group>/clones/<clone>`."""
+    @_builtins.property
+    def check(self) -> Global___Check:
+        """The check as it was when it began."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        check: Global___Check | None = ...,
+        snapshot: _builtins.str = ...,
+        snapshot_uid: _builtins.str = ...,
+        clone: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "clone", b"clone", "id", b"id", "snapshot", b"snapshot", "snapshot_uid", b"snapshot_uid", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckRun: _TypeAlias = CheckRun  # noqa: Y015
 
 @_typing.final
 class CreateMirrorRequest(_message.Message):

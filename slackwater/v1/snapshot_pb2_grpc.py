@@ -200,6 +200,11 @@ class SnapshotServiceStub:
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteCheckRequest.SerializeToString,
                 response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteCheckResponse.FromString,
                 _registered_method=True)
+        self.RunCheck = channel.unary_unary(
+                '/slackwater.v1.SnapshotService/RunCheck',
+                request_serializer=slackwater_dot_v1_dot_snapshot__pb2.RunCheckRequest.SerializeToString,
+                response_deserializer=slackwater_dot_v1_dot_snapshot__pb2.RunCheckResponse.FromString,
+                _registered_method=True)
         self.CreateMirror = channel.unary_unary(
                 '/slackwater.v1.SnapshotService/CreateMirror',
                 request_serializer=slackwater_dot_v1_dot_snapshot__pb2.CreateMirrorRequest.SerializeToString,
@@ -451,35 +456,44 @@ class SnapshotServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateCheck(self, request, context):
-        """Makes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Makes a check of snapshots. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCheck(self, request, context):
-        """Returns a check of snapshots. Role `view`. Answers UNIMPLEMENTED until its release.
+        """Returns a check of snapshots. Role `view`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListChecks(self, request, context):
-        """Lists the checks. Role `view`. Answers UNIMPLEMENTED until its release.
+        """Lists the checks, and the files that cannot be used. Role `view`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCheck(self, request, context):
-        """Replaces a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Replaces a check of snapshots. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCheck(self, request, context):
-        """Removes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release.
+        """Removes a check of snapshots. Role `operate`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunCheck(self, request, context):
+        """Starts a check of a snapshot on a temporary clone, which is discarded afterwards, and answers at
+        once. What was found is kept with the snapshot (`checks`), under the id of this run. It is unary
+        because a check goes on when its caller is gone. Role `operate`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -711,6 +725,11 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.DeleteCheck,
                     request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteCheckRequest.FromString,
                     response_serializer=slackwater_dot_v1_dot_snapshot__pb2.DeleteCheckResponse.SerializeToString,
+            ),
+            'RunCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunCheck,
+                    request_deserializer=slackwater_dot_v1_dot_snapshot__pb2.RunCheckRequest.FromString,
+                    response_serializer=slackwater_dot_v1_dot_snapshot__pb2.RunCheckResponse.SerializeToString,
             ),
             'CreateMirror': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateMirror,
@@ -1645,6 +1664,33 @@ class SnapshotService:
             '/slackwater.v1.SnapshotService/DeleteCheck',
             slackwater_dot_v1_dot_snapshot__pb2.DeleteCheckRequest.SerializeToString,
             slackwater_dot_v1_dot_snapshot__pb2.DeleteCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slackwater.v1.SnapshotService/RunCheck',
+            slackwater_dot_v1_dot_snapshot__pb2.RunCheckRequest.SerializeToString,
+            slackwater_dot_v1_dot_snapshot__pb2.RunCheckResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -110,15 +110,20 @@ class SnapshotServiceStub:
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteScheduleRequest, _snapshot_pb2.DeleteScheduleResponse]
     """Removes a schedule. Role `operate`."""
     CreateCheck: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.CreateCheckRequest, _snapshot_pb2.CreateCheckResponse]
-    """Makes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Makes a check of snapshots. Role `operate`."""
     GetCheck: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetCheckRequest, _snapshot_pb2.GetCheckResponse]
-    """Returns a check of snapshots. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Returns a check of snapshots. Role `view`."""
     ListChecks: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.ListChecksRequest, _snapshot_pb2.ListChecksResponse]
-    """Lists the checks. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Lists the checks, and the files that cannot be used. Role `view`."""
     UpdateCheck: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.UpdateCheckRequest, _snapshot_pb2.UpdateCheckResponse]
-    """Replaces a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Replaces a check of snapshots. Role `operate`."""
     DeleteCheck: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteCheckRequest, _snapshot_pb2.DeleteCheckResponse]
-    """Removes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Removes a check of snapshots. Role `operate`."""
+    RunCheck: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.RunCheckRequest, _snapshot_pb2.RunCheckResponse]
+    """Starts a check of a snapshot on a temporary clone, which is discarded afterwards, and answers at
+    once. What was found is kept with the snapshot (`checks`), under the id of this run. It is unary
+    because a check goes on when its caller is gone. Role `operate`.
+    """
     CreateMirror: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.CreateMirrorRequest, _snapshot_pb2.CreateMirrorResponse]
     """Makes a mirror for break-off. Role `operate`. Answers UNIMPLEMENTED until its release."""
     GetMirror: _grpc.UnaryUnaryMultiCallable[_snapshot_pb2.GetMirrorRequest, _snapshot_pb2.GetMirrorResponse]
@@ -219,15 +224,20 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteScheduleRequest, _snapshot_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
     """Removes a schedule. Role `operate`."""
     CreateCheck: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.CreateCheckRequest, _snapshot_pb2.CreateCheckResponse]  # type: ignore[assignment]
-    """Makes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Makes a check of snapshots. Role `operate`."""
     GetCheck: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetCheckRequest, _snapshot_pb2.GetCheckResponse]  # type: ignore[assignment]
-    """Returns a check of snapshots. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Returns a check of snapshots. Role `view`."""
     ListChecks: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.ListChecksRequest, _snapshot_pb2.ListChecksResponse]  # type: ignore[assignment]
-    """Lists the checks. Role `view`. Answers UNIMPLEMENTED until its release."""
+    """Lists the checks, and the files that cannot be used. Role `view`."""
     UpdateCheck: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.UpdateCheckRequest, _snapshot_pb2.UpdateCheckResponse]  # type: ignore[assignment]
-    """Replaces a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Replaces a check of snapshots. Role `operate`."""
     DeleteCheck: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.DeleteCheckRequest, _snapshot_pb2.DeleteCheckResponse]  # type: ignore[assignment]
-    """Removes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+    """Removes a check of snapshots. Role `operate`."""
+    RunCheck: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.RunCheckRequest, _snapshot_pb2.RunCheckResponse]  # type: ignore[assignment]
+    """Starts a check of a snapshot on a temporary clone, which is discarded afterwards, and answers at
+    once. What was found is kept with the snapshot (`checks`), under the id of this run. It is unary
+    because a check goes on when its caller is gone. Role `operate`.
+    """
     CreateMirror: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.CreateMirrorRequest, _snapshot_pb2.CreateMirrorResponse]  # type: ignore[assignment]
     """Makes a mirror for break-off. Role `operate`. Answers UNIMPLEMENTED until its release."""
     GetMirror: _aio.UnaryUnaryMultiCallable[_snapshot_pb2.GetMirrorRequest, _snapshot_pb2.GetMirrorResponse]  # type: ignore[assignment]
@@ -499,7 +509,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.CreateCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.CreateCheckResponse, _abc.Awaitable[_snapshot_pb2.CreateCheckResponse]]:
-        """Makes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Makes a check of snapshots. Role `operate`."""
 
     @_abc_1.abstractmethod
     def GetCheck(
@@ -507,7 +517,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.GetCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.GetCheckResponse, _abc.Awaitable[_snapshot_pb2.GetCheckResponse]]:
-        """Returns a check of snapshots. Role `view`. Answers UNIMPLEMENTED until its release."""
+        """Returns a check of snapshots. Role `view`."""
 
     @_abc_1.abstractmethod
     def ListChecks(
@@ -515,7 +525,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.ListChecksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.ListChecksResponse, _abc.Awaitable[_snapshot_pb2.ListChecksResponse]]:
-        """Lists the checks. Role `view`. Answers UNIMPLEMENTED until its release."""
+        """Lists the checks, and the files that cannot be used. Role `view`."""
 
     @_abc_1.abstractmethod
     def UpdateCheck(
@@ -523,7 +533,7 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.UpdateCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.UpdateCheckResponse, _abc.Awaitable[_snapshot_pb2.UpdateCheckResponse]]:
-        """Replaces a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Replaces a check of snapshots. Role `operate`."""
 
     @_abc_1.abstractmethod
     def DeleteCheck(
@@ -531,7 +541,18 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_pb2.DeleteCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_pb2.DeleteCheckResponse, _abc.Awaitable[_snapshot_pb2.DeleteCheckResponse]]:
-        """Removes a check of snapshots. Role `operate`. Answers UNIMPLEMENTED until its release."""
+        """Removes a check of snapshots. Role `operate`."""
+
+    @_abc_1.abstractmethod
+    def RunCheck(
+        self,
+        request: _snapshot_pb2.RunCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshot_pb2.RunCheckResponse, _abc.Awaitable[_snapshot_pb2.RunCheckResponse]]:
+        """Starts a check of a snapshot on a temporary clone, which is discarded afterwards, and answers at
+        once. What was found is kept with the snapshot (`checks`), under the id of this run. It is unary
+        because a check goes on when its caller is gone. Role `operate`.
+        """
 
     @_abc_1.abstractmethod
     def CreateMirror(

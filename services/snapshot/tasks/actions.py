@@ -2,25 +2,21 @@
 
 import asyncio
 import contextlib
-import os
-import shutil
-import threading
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import grpc
 
 from services.snapshot import taking
 from services.snapshot.peers import Peer
 from services.snapshot.store import Kind, Remainder
-from services.snapshot.tasks import command, fsck, trust
+from services.snapshot.tasks import command, trust
 from services.snapshot.tasks.notes import Notes, position_text
+from services.snapshot.tasks.volume_check import VolumeCheck
 from slackwater.errors import FailedPrecondition, NotFound
 from slackwater.runtime import calls
 from slackwater.v1 import record_pb2, resources_pb2, secondary_pb2, snapshot_pb2
 
 CALL_SECONDS = 15.0
-FSCK_OUTPUT_BYTES = 8 << 10
 THERE = frozenset({"snapshot", "refresh", "export", "clone"})
 """Steps that the Secondary does."""
 
@@ -191,10 +187,11 @@ class Actions:
             unknown = [volume for volume in wanted if volume not in volumes]
             if unknown:
                 raise NotFound("volume", unknown[0], f"The snapshot has {', '.join(volumes)}")
+            checker = self._checker(shown, seconds)
             checked = 0
             for volume, uri in zip(volumes, self._replica.nbd_uris, strict=True):
                 if volume in (wanted or volumes):
-                    checked += await self._check_volume(volume, uri, bool(wanted), shown, seconds)
+                    checked += await checker.check(volume, uri, must=bool(wanted))
             if not checked:
                 raise FailedPrecondition(
                     "NO_FILE_SYSTEM",
@@ -206,82 +203,13 @@ class Actions:
                 with contextlib.suppress(grpc.aio.AioRpcError):  # it is tried again at the end
                     await self.unexport()
 
-    async def _check_volume(
-        self, volume: str, uri: str, is_wanted: bool, shown: snapshot_pb2.RunStep, seconds: float
-    ) -> bool:
-        """Check one volume; False if there is nothing to check."""
-        around = self._notes.around
+    def _checker(self, shown: snapshot_pb2.RunStep, seconds: float) -> VolumeCheck:
+        def say(text: str) -> None:
+            shown.output += text
+
         host = self._peer.address.rpartition(":")[0].strip("[]")
-        async with self._scratch(volume) as (directory, stop):
-            copy = fsck.Copy(uri, host, around.certificates, stop)
-            found = await calls.in_thread(copy.recognise)
-            if found is None and is_wanted:
-                raise FailedPrecondition(
-                    "NO_FILE_SYSTEM", f"volume {volume} begins with no file system known here"
-                )
-            if found is None:
-                shown.output += f"{volume}: no file system known here, passed over\n"
-                return False
-            program = found.commands[0][0]
-            path = command.tool(program)
-            if not path:
-                raise FailedPrecondition(
-                    "NO_CHECKER",
-                    f"volume {volume} carries {found.kind}, and {program} is not installed here",
-                    f"Install {found.package} where the snapshot service runs",
-                )
-            owner = (around.who.uid, around.who.gid)
-            await calls.in_thread(copy.make, directory / "volume", owner)
-            if found.kind == fsck.XFS:
-                await self._replay_xfs(volume, directory, shown, seconds)
-            for words in found.commands:
-                arguments = [path, *words[1:], "volume"]
-                ended = await command.run(
-                    arguments, directory, {}, around.who, seconds, FSCK_OUTPUT_BYTES
-                )
-                shown.output += f"{volume}: {' '.join(words)}\n{ended.output}"
-                ended.check(f"{program} of volume {volume}", seconds)
-        return True
-
-    async def _replay_xfs(
-        self, volume: str, directory: Path, shown: snapshot_pb2.RunStep, seconds: float
-    ) -> None:
-        """Let the kernel replay the log of a copy, which a frozen XFS has too, by design.
-
-        Without it the checker ignores the log and calls the file system damaged.
-        """
-        ours = command.Identity("this service's user", {}, os.geteuid(), os.getegid())
-        look = [command.tool("xfs_logprint") or "xfs_logprint", "-t", "volume"]
-        told = await command.run(look, directory, {}, ours, seconds, FSCK_OUTPUT_BYTES)
-        if fsck.DIRTY not in told.output:
-            return
-        why = "this service does not run as root"
-        if fsck.may_mount():
-            (directory / "mnt").mkdir()
-            words = [command.tool(fsck.REPLAY[0]) or fsck.REPLAY[0], *fsck.REPLAY[1:]]
-            ended = await command.run(words, directory, {}, ours, seconds, FSCK_OUTPUT_BYTES)
-            shown.output += f"{volume}: log replayed by a mount\n{ended.output}"
-            if not ended.status:
-                return
-            why = ended.output.strip() or f"it ended with status {ended.status}"
-        raise FailedPrecondition(
-            "LOG_NOT_REPLAYED",
-            f"the log of the XFS on volume {volume} must be replayed by a mount first: {why}",
-            "Run this service as root where it may mount, or check with a command instead of fsck",
-        )
-
-    @contextlib.asynccontextmanager
-    async def _scratch(self, volume: str) -> AsyncIterator[tuple[Path, threading.Event]]:
-        """A directory for one copy, and what ends the copying."""
-        name = f"{self._notes.record.id}-{self._replica.link}-{volume}"
-        directory = self._notes.around.work_dir / name
-        stop = threading.Event()
-        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        try:
-            yield directory, stop
-        finally:
-            stop.set()
-            await calls.in_thread(shutil.rmtree, directory, True)
+        name = f"{self._notes.record.id}-{self._replica.link}"
+        return VolumeCheck(self._notes.around, host, name, seconds, say)
 
     async def unexport(self) -> None:
         """End the export of the run's snapshot."""

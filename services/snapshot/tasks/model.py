@@ -230,10 +230,15 @@ def _check_step(step: TaskStep, field: str) -> None:
     if action == "refresh":
         names.check_label(f"{field}.refresh.snapshot", step.refresh.snapshot)
     if action == "command":
-        _check_command(step.command.arguments, f"{field}.command.arguments")
+        check_command(step.command.arguments, f"{field}.command.arguments")
 
 
-def _check_command(arguments: Sequence[str], field: str) -> None:
+def check_command(arguments: Sequence[str], field: str) -> None:
+    """Refuse what cannot be a program of a directory and its arguments.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
     if not arguments or not arguments[0]:
         raise InvalidRequest(field, "names no program", "Name a file of the task's directory")
     if any("\0" in word for word in arguments):

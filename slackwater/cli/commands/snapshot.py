@@ -8,7 +8,7 @@ import typer
 
 from slackwater.cli import words
 from slackwater.cli.command import command, confirm
-from slackwater.cli.commands import restore, snapshot_clone, snapshot_diff
+from slackwater.cli.commands import check, restore, snapshot_clone, snapshot_diff
 from slackwater.cli.commands.group import DryRun, Yes
 from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.commands.tasks import shown
@@ -28,6 +28,7 @@ def add_to(root: typer.Typer) -> None:
     snapshot_clone.add_to(app)
     snapshot_diff.add_to(app)
     restore.add_verb_to(app)
+    check.add_verb_to(app)
     root.add_typer(app, name="snapshot")
 
 
@@ -355,6 +356,10 @@ def _show(session: Session, row: resources_pb2.Snapshot) -> None:
             ("exported", "yes" if row.exported else "no"),
             ("held", (row.hold_note or "yes") if row.held else "no"),
             ("clones", ", ".join(words.last(clone) for clone in row.clones)),
+            *(
+                ("checked", f"{check.latest([found])}, {words.moment(found.start_time)}")
+                for found in row.checks
+            ),
         ],
     )
 

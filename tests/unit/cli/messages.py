@@ -97,6 +97,7 @@ CLONE = resources_pb2.Clone(
     state=resources_pb2.CLONE_STATE_READY,
     volumes=[resources_pb2.CloneVolume(volume="data", size_bytes=256 * MIB)],
 )
+CHECK = snapshot_pb2.Check(name="checks/fsck", kind=snapshot_pb2.CHECK_KIND_E2FSCK, source="api")
 CLONE_OF_CLONE = resources_pb2.Clone(
     name="groups/demo/clones/c2",
     snapshot="groups/demo/snapshots/s1",

@@ -418,6 +418,63 @@ CASES = [
         ("groups/demo/clones/c1", "shared with other clones"),
     ),
     Case(
+        "check create fsck --kind command --program look --argument x --group demo",
+        "snapshot",
+        "CreateCheck",
+        snapshot.CreateCheckResponse(check=m.CHECK),
+        {
+            "check": {
+                "name": "checks/fsck",
+                "kind": "CHECK_KIND_COMMAND",
+                "command": "look",
+                "arguments": ["x"],
+                "group": "groups/demo",
+                "timeout": "300s",
+            }
+        },
+        ("fsck", "e2fsck", "next:  slackwater snapshot check"),
+    ),
+    Case(
+        "check create fsck --replace",
+        "snapshot",
+        "UpdateCheck",
+        snapshot.UpdateCheckResponse(check=m.CHECK),
+        {
+            "check": {
+                "name": "checks/fsck",
+                "kind": "CHECK_KIND_FILE_SYSTEMS",
+                "timeout": "300s",
+            }
+        },
+        ("fsck",),
+    ),
+    Case(
+        "check list",
+        "snapshot",
+        "ListChecks",
+        snapshot.ListChecksResponse(checks=[m.CHECK]),
+        {},
+        ("fsck", "e2fsck", "api"),
+        ("checks",),
+    ),
+    Case(
+        "check get fsck",
+        "snapshot",
+        "GetCheck",
+        snapshot.GetCheckResponse(check=m.CHECK),
+        {"name": "checks/fsck"},
+        ("fsck", "e2fsck"),
+    ),
+    Case(
+        "check delete fsck --yes",
+        "snapshot",
+        "DeleteCheck",
+        snapshot.DeleteCheckResponse(losses=["its definition"]),
+        {"name": "checks/fsck"},
+        ("check fsck is removed",),
+        ("losses",),
+    ),
+    Case(
         "snapshot clone list demo",
         "snapshot",
         "ListClones",
