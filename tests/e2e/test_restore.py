@@ -172,6 +172,8 @@ def test_nothing_else_writes_while_it_waits_and_it_survives_sigkill(cluster: Clu
     write(cluster, WAL, 4096, 4096)
     name = begin(cluster).name
     wait_until("it says what it waits for", lambda: "frozen" in look(cluster, name).state_reason)
+    shown = cli(cluster, "status", "demo").stdout
+    assert "000001 from s1: WAITING" in shown and "are being restored from" in shown
     for attempt in range(2):
         with pytest.raises(grpc.RpcError) as refused:
             cluster.primary_api.WriteVolume(

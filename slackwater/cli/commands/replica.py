@@ -125,7 +125,8 @@ _WAITS = {
 }
 
 
-def _snapshots(replica: resources_pb2.Replica) -> str:
+def snapshots_kept(replica: resources_pb2.Replica) -> str:
+    """How many snapshots there are, what they keep, and where that is in their budget."""
     kept = f"{replica.snapshot_count}, {words.size(replica.snapshot_bytes)}"
     if not replica.HasField("snapshot_budget"):
         return kept
@@ -155,7 +156,7 @@ def _show(session: Session, replica: resources_pb2.Replica) -> None:
                 for volume in replica.volumes
             ),
         ),
-        ("snapshots", _snapshots(replica)),
+        ("snapshots", snapshots_kept(replica)),
         ("connected", "yes" if replica.connected else "no"),
         ("heard", words.age(replica.heard_time, now)),
     ]

@@ -157,6 +157,14 @@ def state(row: primary_pb2.Restore) -> str:
     return words.word(primary_pb2.Restore.State.Name(row.state), "STATE_")
 
 
+def progress(row: primary_pb2.Restore) -> str:
+    """How far it is, in one line."""
+    percent = words.percent(row.done_bytes, row.total_bytes)
+    return (
+        f"{words.last(row.name)} from {words.last(row.snapshot)}: {state(row)}, {percent} compared"
+    )
+
+
 def _short(row: primary_pb2.Restore) -> str:
     parts = row.name.split("/")
     return f"{parts[1]}/{parts[3]}"

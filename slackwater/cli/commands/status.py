@@ -9,10 +9,11 @@ import typer
 
 from slackwater.cli import words
 from slackwater.cli.command import command
+from slackwater.cli.commands import restore
 from slackwater.cli.commands.group import state as group_state
 from slackwater.cli.commands.link import replica_state
 from slackwater.cli.commands.link import state as link_state
-from slackwater.cli.commands.replica import freeze_rows
+from slackwater.cli.commands.replica import freeze_rows, snapshots_kept
 from slackwater.cli.contexts import ROLES
 from slackwater.cli.failure import EXIT_NOT_REACHABLE, Failure
 from slackwater.cli.screen import Screen, as_dict
@@ -223,6 +224,7 @@ def _show_group(screen: Screen, row: primary_pb2.GroupStatus, now: float) -> Non
             if row.HasField("fence_held")
             else "",
         ),
+        ("restore", restore.progress(row.restore) if row.HasField("restore") else ""),
     ]
     screen.facts(rows, indent=_INDENT)
     if row.links:
@@ -266,7 +268,7 @@ def _show_replica(screen: Screen, replica: resources_pb2.Replica | None, now: fl
         f"backlog {words.size(replica.backlog_bytes)}",
         f"log {words.percent(log.used_bytes, log.capacity_bytes)}"
         f" of {words.size(log.capacity_bytes)}",
-        _count(replica.snapshot_count, "snapshot"),
+        f"snapshots {snapshots_kept(replica)}",
         ("" if replica.connected else "NOT CONNECTED, ")
         + f"heard {words.age(replica.heard_time, now)}",
     ]
