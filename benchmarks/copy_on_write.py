@@ -24,6 +24,7 @@ class Qcow2:
 
     def __init__(self, directory: Path, size_bytes: int) -> None:
         """Make the image and write all of it; clusters are 64 KiB, as our chunks are."""
+        directory.mkdir()
         self._image, self._socket = directory / "image.qcow2", directory / "qcow2.socket"
         self._size_bytes = size_bytes
         self._names: list[str] = []
@@ -66,11 +67,21 @@ class Nbdkit:
 
     def __init__(self, directory: Path, size_bytes: int, *, cow: bool) -> None:
         """Write the whole image."""
+        directory.mkdir()
         self._image, self._socket = directory / "image.raw", directory / "nbdkit.socket"
         self._filter = ["--filter=cow"] if cow else []
         with self._image.open("wb") as file:
             for _ in range(size_bytes >> 20):
                 file.write(b"\1" * (1 << 20))
+
+    def take(self) -> None:
+        """Its one snapshot comes with the server."""
+
+    def change(self) -> None:
+        """Nothing: there is no second snapshot to tell from the first."""
+
+    def drop_oldest(self) -> None:
+        """It goes with the server."""
 
     @contextmanager
     def serve(self) -> Iterator[str]:

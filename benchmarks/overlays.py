@@ -88,7 +88,7 @@ class Group:
         while self.catalogue.merge_step():
             pass
 
-    def change(self, share: float) -> None:
+    def change(self, share: float = 0.01) -> None:
         """Change that share of the chunks, at random, once each."""
         chosen = self._random.sample(range(self.chunks), int(self.chunks * share))
         self._apply([chunk * CHUNK_BYTES for chunk in chosen])

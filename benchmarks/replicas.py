@@ -16,9 +16,6 @@ from slackwater.v1 import (
     secondary_pb2_grpc,
 )
 
-GROUP: Final = "groups/snapshots"
-VOLUME: Final = f"{GROUP}/volumes/data"
-LINK: Final = f"{GROUP}/links/site-b"
 _LOG_BYTES: Final = 2 << 30
 _CALL_SECONDS: Final = 20.0
 _DRAIN_SECONDS: Final = 120.0
@@ -28,12 +25,20 @@ class Replica:
     """One group with one volume, replicated."""
 
     def __init__(
-        self, sites: Sites, primary: grpc.Channel, secondary: grpc.Channel, size_bytes: int
+        self,
+        sites: Sites,
+        primary: grpc.Channel,
+        secondary: grpc.Channel,
+        name: str,
+        size_bytes: int,
     ) -> None:
         """Make the group, write all of its volume and wait until the Secondary has it."""
         self._primary = primary_pb2_grpc.PrimaryServiceStub(primary)
         self._secondary = secondary_pb2_grpc.SecondaryServiceStub(secondary)
         self._sites = sites
+        self._name = name
+        self._group = f"groups/{name}"
+        self._volume = f"{self._group}/volumes/data"
         self._size_bytes = size_bytes
         self._names: list[str] = []
         self._made = 0
@@ -43,31 +48,36 @@ class Replica:
 
     @property
     def _uri(self) -> str:
-        return self._sites.primary.endpoints.nbd_uri(VOLUME)
+        return self._sites.primary.endpoints.nbd_uri(self._volume)
 
     def _create(self) -> None:
         endpoint = self._sites.secondary.endpoints.grpc
         self._primary.CreateGroup(
-            primary_pb2.CreateGroupRequest(group_id=GROUP.rpartition("/")[2], log_bytes=_LOG_BYTES),
+            primary_pb2.CreateGroupRequest(group_id=self._name, log_bytes=_LOG_BYTES),
             timeout=_CALL_SECONDS,
         )
         self._primary.CreateVolume(
             primary_pb2.CreateVolumeRequest(
-                group=GROUP, volume_id="data", size_bytes=self._size_bytes
+                group=self._group, volume_id="data", size_bytes=self._size_bytes
             ),
             timeout=_CALL_SECONDS,
         )
         self._primary.CreateLink(
-            primary_pb2.CreateLinkRequest(group=GROUP, link_id="site-b", endpoint=endpoint),
+            primary_pb2.CreateLinkRequest(group=self._group, link_id="site-b", endpoint=endpoint),
             timeout=_CALL_SECONDS,
         )
         self._drain()
+
+    @property
+    def held(self) -> int:
+        """How many snapshots there are."""
+        return len(self._names)
 
     def take(self) -> None:
         """Take one more snapshot of what has arrived."""
         name = f"s-{self._made}"
         self._made += 1
-        request = secondary_pb2.CreateSnapshotRequest(group=GROUP, snapshot_id=name)
+        request = secondary_pb2.CreateSnapshotRequest(group=self._group, snapshot_id=name)
         self._secondary.CreateSnapshot(request, timeout=_CALL_SECONDS)
         self._names.append(name)
 
@@ -78,7 +88,7 @@ class Replica:
 
     def drop_oldest(self) -> None:
         """Let the oldest snapshot go."""
-        name = f"{GROUP}/snapshots/{self._names.pop(0)}"
+        name = f"{self._group}/snapshots/{self._names.pop(0)}"
         request = secondary_pb2.SecondaryServiceDeleteSnapshotRequest(name=name)
         self._secondary.DeleteSnapshot(request, timeout=_CALL_SECONDS)
 
@@ -91,15 +101,15 @@ class Replica:
 
     def export_oldest(self) -> tuple[str, str]:
         """Export the oldest snapshot; return the URIs of the replica's volume and of it."""
-        name = f"{GROUP}/snapshots/{self._names[0]}"
+        name = f"{self._group}/snapshots/{self._names[0]}"
         request = secondary_pb2.SecondaryServiceExportSnapshotRequest(name=name)
         self._secondary.ExportSnapshot(request, timeout=_CALL_SECONDS)
         uri = self._sites.secondary.endpoints.nbd_uri
-        return uri(VOLUME), uri(f"{name}/volumes/data")
+        return uri(self._volume), uri(f"{name}/volumes/data")
 
     def _drain(self) -> None:
         """Wait until everything written is in the replica's volume."""
-        request = primary_pb2.GetLinkRequest(name=LINK)
+        request = primary_pb2.GetLinkRequest(name=f"{self._group}/links/site-b")
         deadline = time.monotonic() + _DRAIN_SECONDS
         while True:
             link = self._primary.GetLink(request, timeout=_CALL_SECONDS).link
@@ -107,5 +117,5 @@ class Replica:
             if streams and not link.lag_bytes and link.applied_lsn >= link.acked.lsn:
                 return
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{GROUP} does not settle: {link}")
+                raise RuntimeError(f"{self._group} does not settle: {link}")
             time.sleep(0.01)
