@@ -134,7 +134,8 @@ def _creating(directory: Path, scale: Scale) -> dict[str, dict[str, float]]:
             for count in present:
                 while len(group.catalogue.ready()) < count:
                     group.take()
-                    group.change()
+                    group.change(64 / group.chunks)
+                os.sync()
                 samples = []
                 for _ in range(scale.creates):
                     samples.append(group.take() * 1e3)
