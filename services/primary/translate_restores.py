@@ -23,6 +23,7 @@ def restore(owner: PrimaryGroup, row: RestoreRow) -> api.Restore:
         written_bytes=row.written_bytes,
         create_time=timestamp(row.created_ns),
         sha256=row.sha256,
+        left_volumes=row.left,
     )
     if row.ended_ns:
         result.end_time.CopyFrom(timestamp(row.ended_ns))
@@ -36,4 +37,5 @@ def planned(owner: PrimaryGroup, plan: Plan) -> api.Restore:
         link=f"groups/{owner.name}/links/{plan.link}",
         volumes=plan.volumes,
         total_bytes=sum(plan.differs.values()),
+        left_volumes=plan.left,
     )

@@ -47,4 +47,5 @@ def _detail(restore: RestoreRow) -> str:
 
 def _row(number: int, detail: str) -> RestoreRow:
     fields = json.loads(detail)
-    return RestoreRow(id=number, **{**fields, "volumes": tuple(fields["volumes"])})
+    names = {key: tuple(fields.get(key, ())) for key in ("volumes", "left")}
+    return RestoreRow(id=number, **{**fields, **names})

@@ -46,13 +46,16 @@ class Source(Protocol):
     """The snapshot on the Secondary; whatever it raises is for the caller of `Restoring.run`."""
 
     def hold(self) -> None:
-        """Keep the snapshot from going away."""
+        """Keep the snapshot from going away; raises if it is another one than it was."""
 
     def wait_applied(self, lsn: int) -> None:
         """Return once the replica has applied that record, and all before it."""
 
     def changed(self, volume: str) -> Iterator[tuple[int, int]]:
-        """Yield ranges (offset, length) in which the replica may differ from the snapshot."""
+        """Yield ranges (offset, length) in which the replica may differ from the snapshot.
+
+        Raises if the replica has lost since what `wait_applied` waited for.
+        """
 
     def read(self, volume: str, offset: int, length: int) -> bytes:
         """Return bytes of the snapshot."""
@@ -99,9 +102,9 @@ class Restoring:
             Mismatch: it did not come out right, however often it was tried.
             SlackwaterError, OSError: of the group or of the source; it may be run again.
         """
-        self._source.hold()
         for _ in range(PASSES):
             self._check_stopped()
+            self._source.hold()
             self._writer.submit((), sync=True)
             self._source.wait_applied(self._writer.log.durable.position.lsn)
             if self._pass():
@@ -122,6 +125,8 @@ class Restoring:
         digest = self._verify()
         if digest is None:
             return False
+        # All of it was read by the snapshot's name: was it the same one until now?
+        self._source.hold()
         self._note(state=DONE, sha256=digest, ended_ns=self._writer.clock.time_ns())
         return True
 

@@ -187,6 +187,8 @@ class RestoreRow:
         link: Name of the link to that Secondary.
         volumes: Names of the volumes.
         state: See `restoring`.
+        snapshot_uid: Identity of the snapshot; its name may be used again, this is not.
+        left: Names of the group's volumes that it leaves as they are.
         holding: Whether the snapshot may still be held for it on the Secondary.
         total_bytes: What may differ, as counted when copying began.
         done_bytes: Compared so far.
@@ -202,6 +204,8 @@ class RestoreRow:
     volumes: tuple[str, ...]
     state: str
     created_ns: int
+    snapshot_uid: str = ""
+    left: tuple[str, ...] = ()
     holding: bool = True
     total_bytes: int = 0
     done_bytes: int = 0

@@ -2376,6 +2376,7 @@ class Restore(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    LEFT_VOLUMES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`groups/<group>/restores/<restore>`."""
     snapshot: _builtins.str
@@ -2406,6 +2407,10 @@ class Restore(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def left_volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the group's other volumes: not asked for, or not in the snapshot. They stay as they are."""
+
     def __init__(
         self,
         *,
@@ -2421,10 +2426,11 @@ class Restore(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         sha256: _builtins.str = ...,
+        left_volumes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "done_bytes", b"done_bytes", "end_time", b"end_time", "link", b"link", "name", b"name", "sha256", b"sha256", "snapshot", b"snapshot", "state", b"state", "state_reason", b"state_reason", "total_bytes", b"total_bytes", "volumes", b"volumes", "written_bytes", b"written_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "done_bytes", b"done_bytes", "end_time", b"end_time", "left_volumes", b"left_volumes", "link", b"link", "name", b"name", "sha256", b"sha256", "snapshot", b"snapshot", "state", b"state", "state_reason", b"state_reason", "total_bytes", b"total_bytes", "volumes", b"volumes", "written_bytes", b"written_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

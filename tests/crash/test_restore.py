@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from slackwater.errors import FailedPrecondition
 from slackwater.group import restoring
 from slackwater.group.batch import write_change
 from slackwater.group.opening import OpenGroup
@@ -131,7 +132,7 @@ def test_only_what_differs_is_written_and_the_hash_is_of_both_sides() -> None:
     # One grain of new bytes, four of zeroes, one that changed in a part; one of the other volume.
     assert done.written_bytes == 7 * GRAIN
     assert group.writer.committer.records_total == records + 7
-    assert source.held == 1 and source.waited == [group.writer.log.durable.position.lsn - 7]
+    assert source.held == 2 and source.waited == [group.writer.log.durable.position.lsn - 7]
 
 
 class Changing(Snapshot):
@@ -154,3 +155,20 @@ def test_what_reads_back_otherwise_is_never_called_done() -> None:
     assert made.row.state in (COPYING, VERIFYING)
     (row,) = group.writer.database.restores()
     assert row.state in (COPYING, VERIFYING) and not row.ended_ns
+
+
+class Replaced(Snapshot):
+    """A snapshot that somebody refreshes while it is read."""
+
+    def hold(self) -> None:
+        super().hold()
+        if self.held > 1:
+            raise FailedPrecondition("SNAPSHOT_REPLACED", "it is another one", "Cancel")
+
+
+def test_snapshot_that_was_replaced_while_it_was_read_is_never_called_restored() -> None:
+    group = fill(SimulatedStorage())
+    with pytest.raises(FailedPrecondition):
+        run(group, begin(group), Replaced())
+    (row,) = group.writer.database.restores()
+    assert row.state == VERIFYING and not row.ended_ns

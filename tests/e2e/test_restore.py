@@ -2,10 +2,12 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -258,4 +260,33 @@ def test_restore_is_cancelled_before_it_writes_and_not_without_force_after(
     cluster.unfreeze(message.name)
     again = cli(cluster, "restore", "cancel", "demo", "000001", "--yes")
     assert again.returncode != 0 and "CANCELLED" in again.stderr
+    wait_until("the snapshot is let go of", lambda: not held(cluster))
+
+
+def test_restore_that_has_begun_to_write_is_abandoned_only_by_force(cluster: Cluster) -> None:
+    prepared(cluster)
+    cluster.send()
+    assert cluster.receive() is not None
+    write(cluster, WAL, 4096, 4096)
+    name = begin(cluster).name
+    wait_until("the snapshot is held", lambda: held(cluster))
+    cluster.primary.kill()
+    cluster.secondary.stop()
+    # As if it had died a moment later, after the first write.
+    with closing(sqlite3.connect(cluster.primary.data_dir / GROUP / "group.db")) as database:
+        database.execute("UPDATE restores SET detail = replace(detail, 'WAITING', 'COPYING')")
+        database.commit()
+    cluster.primary.start(same_ports=True)
+    wait_until("it says what is missing", lambda: look(cluster, name).state_reason != "")
+
+    refused = cli(cluster, "restore", "cancel", "demo", "000001", "--yes")
+    assert refused.returncode != 0 and "--force" in refused.stderr
+    assert look(cluster, name).state == Restore.STATE_COPYING
+    told = cli(cluster, "restore", "cancel", "demo", "000001", "--force", "--dry-run")
+    assert "mixture" in told.stderr and look(cluster, name).state == Restore.STATE_COPYING
+    ended = cli(cluster, "restore", "cancel", "demo", "000001", "--force", "--yes")
+    assert ended.returncode == 0, ended.stderr
+    assert look(cluster, name).state == Restore.STATE_ABANDONED
+    write(cluster, DATA, 0, 4096)
+    cluster.secondary.start(same_ports=True)
     wait_until("the snapshot is let go of", lambda: not held(cluster))

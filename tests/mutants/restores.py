@@ -4,6 +4,8 @@ from tests.mutants.catalogue import Mutant
 
 CORE = "slackwater/group/restoring.py"
 CRASH = "tests/crash/test_restore.py"
+SOURCE = "services/primary/restores/source.py"
+SOURCE_TESTS = "tests/unit/services/primary/test_restore_source.py"
 
 RESTORES = (
     Mutant(
@@ -34,5 +36,27 @@ RESTORES = (
         "            self._source.wait_applied(self._writer.log.durable.position.lsn)\n",
         "",
         f"{CRASH}::test_only_what_differs_is_written_and_the_hash_is_of_both_sides",
+    ),
+    Mutant(
+        "restore that does not ask at the end which snapshot it read",
+        CORE,
+        "        # All of it was read by the snapshot's name: was it the same one until now?\n"
+        "        self._source.hold()\n",
+        "",
+        f"{CRASH}::test_snapshot_that_was_replaced_while_it_was_read_is_never_called_restored",
+    ),
+    Mutant(
+        "restore that takes any snapshot of the name",
+        SOURCE,
+        "if self._uid and found.uid != self._uid:",
+        "if not self._uid:",
+        f"{SOURCE_TESTS}::test_another_snapshot_of_the_same_name_is_neither_read_nor_let_go_of",
+    ),
+    Mutant(
+        "restore that asks a Secondary that has forgotten",
+        SOURCE,
+        "if self._needed is not None and (lacks",
+        "if self._needed is None and (lacks",
+        f"{SOURCE_TESTS}::test_secondary_that_lost_what_it_had_applied_is_not_asked_what_changed",
     ),
 )

@@ -82,7 +82,8 @@ class RestoreDesk:
         if row is None:
             return ""
         what = f"volumes {', '.join(row.volumes)} are being restored from {row.snapshot}"
-        return f"{what}: {self.problem}" if self.problem else what
+        how_far = f"{row.state}, {row.done_bytes} of {row.total_bytes} bytes compared"
+        return f"{what}: {self.problem or how_far}"
 
     def rows(self) -> list[RestoreRow]:
         """Return the restores that are kept, oldest first."""
@@ -119,7 +120,7 @@ class RestoreDesk:
         """Look at both sides; nothing changes. Raises as `planning.plan`."""
         self.check_none()
         name = choose_link(self._group, link)
-        with self._opened(snapshot, name) as source:
+        with self._opened(snapshot, "", name) as source:
             return plan(self._group, source, snapshot, name, volumes)
 
     def check_none(self) -> None:
@@ -133,9 +134,14 @@ class RestoreDesk:
             )
 
     @contextmanager
-    def _opened(self, snapshot: str, link: str) -> Iterator[SnapshotSource]:
+    def _opened(self, snapshot: str, uid: str, link: str) -> Iterator[SnapshotSource]:
         source = SnapshotSource(
-            snapshot, self._group.link(link), self._certificates, self._stop.is_set, self._waits
+            snapshot,
+            uid,
+            self._group.link(link),
+            self._certificates,
+            self._stop.is_set,
+            self._waits,
         )
         try:
             yield source
@@ -155,7 +161,16 @@ class RestoreDesk:
         self.check_none()
         volumes = self._volumes(plan.volumes)
         now = self._group.writer.clock.time_ns()
-        row = RestoreRow(0, plan.snapshot, plan.link, plan.volumes, WAITING, now)
+        row = RestoreRow(
+            0,
+            plan.snapshot,
+            plan.link,
+            plan.volumes,
+            WAITING,
+            now,
+            snapshot_uid=plan.snapshot_uid,
+            left=plan.left,
+        )
         # Closed first: a client that comes now is refused, one that came before is seen.
         self._group.uses.close(volumes, f"{self._group.name}/{self._next_id()}")
         try:
@@ -204,7 +219,7 @@ class RestoreDesk:
             if row is None:
                 return
             try:
-                with self._opened(row.snapshot, row.link) as source:
+                with self._opened(row.snapshot, row.snapshot_uid, row.link) as source:
                     self._source = source
                     self._attempt(row, source)
                 tries = 0
@@ -215,6 +230,8 @@ class RestoreDesk:
                 self.problem = str(failed)
                 return
             except (SlackwaterError, OSError) as error:
+                if self._stop.is_set():
+                    return  # a call was ended for it
                 self._trouble(row, str(error))
             finally:
                 self._source = None
@@ -324,7 +341,7 @@ class RestoreDesk:
         self._stop.set()
         source, thread = self._source, self._thread
         if source is not None:
-            source.close()
+            source.interrupt()
         if thread is not None:
             thread.join(END_SECONDS)
 

@@ -8,6 +8,7 @@ import grpc
 
 from services.primary.restores.source import SecondaryRefused, SnapshotSource, sizes
 from slackwater.errors import FailedPrecondition, InvalidRequest, NotFound
+from slackwater.v1 import resources_pb2
 
 if TYPE_CHECKING:
     from services.primary.group import PrimaryGroup
@@ -19,14 +20,18 @@ class Plan:
 
     Attributes:
         snapshot: Its resource name.
+        snapshot_uid: Its identity.
         link: The name of the link.
         volumes: Names of the volumes.
+        left: Names of the group's other volumes.
         differs: Bytes that may differ, by volume.
     """
 
     snapshot: str
+    snapshot_uid: str
     link: str
     volumes: tuple[str, ...]
+    left: tuple[str, ...]
     differs: Mapping[str, int]
 
     def losses(self) -> list[str]:
@@ -71,12 +76,16 @@ def plan(
         Unavailable: the Secondary does not answer.
     """
     held = _check_snapshot(group, source, snapshot)
-    chosen = _choose_volumes(group, held, volumes)
+    chosen = _choose_volumes(group, sizes(held), volumes)
     differs = {volume: sum(length for _, length in source.changed(volume)) for volume in chosen}
-    return Plan(snapshot, link, chosen, differs)
+    others = (volume.name for volume in group.writer.volumes.values())
+    left = tuple(sorted(set(others).difference(chosen)))
+    return Plan(snapshot, held.uid, link, chosen, left, differs)
 
 
-def _check_snapshot(group: "PrimaryGroup", source: SnapshotSource, name: str) -> Mapping[str, int]:
+def _check_snapshot(
+    group: "PrimaryGroup", source: SnapshotSource, name: str
+) -> resources_pb2.Snapshot:
     try:
         found = source.snapshot()
     except SecondaryRefused as refused:
@@ -84,13 +93,13 @@ def _check_snapshot(group: "PrimaryGroup", source: SnapshotSource, name: str) ->
             hint = f"See which there are: slackwater snapshot list {group.name}"
             raise NotFound("snapshot", name, hint) from refused
         raise
-    if source.group_uid() != str(group.open.identity.uid):
+    if source.replica().group_uid != str(group.open.identity.uid):
         raise FailedPrecondition(
             "OTHER_GROUP",
             f"the Secondary's group {group.name!r} is another group of the same name",
             "Look at the link: slackwater status",
         )
-    return sizes(found)
+    return found
 
 
 def _choose_volumes(
@@ -101,7 +110,14 @@ def _choose_volumes(
             raise NotFound("volume", name, f"The snapshot has: {', '.join(held)}")
     chosen = tuple(dict.fromkeys(wanted or held))
     for name in chosen:
-        volume = group.volumes.by_name(name)
+        try:
+            volume = group.volumes.by_name(name)
+        except NotFound as missing:
+            raise FailedPrecondition(
+                "VOLUME_DELETED",
+                f"volume {name!r} of the snapshot is not in group {group.name!r} any more",
+                f"Restore others with --volume, or create it again with {held[name]} bytes",
+            ) from missing
         if volume.size != held[name]:
             raise FailedPrecondition(
                 "VOLUME_SIZE",

@@ -76,6 +76,8 @@ def restore(
     hint = f"slackwater snapshot list {words.last(group)}"
     rpc = session.primary.CreateRestore
     answer = session.call("primary", rpc, request, hint=hint)
+    if answer.restore.left_volumes and not session.screen.is_json:
+        session.screen.note(f"left as they are: {words.listed(answer.restore.left_volumes)}")
     what = f"what the volumes of {words.last(group)} hold now"
     if not confirm(session, list(answer.losses), what, yes, dry_run):
         return
@@ -215,6 +217,7 @@ def _show(session: Session, row: primary_pb2.Restore) -> None:
             ("snapshot", row.snapshot),
             ("link", row.link),
             ("volumes", words.listed(row.volumes)),
+            ("left as they are", words.listed(row.left_volumes)),
             ("may differ", words.size(row.total_bytes)),
             ("compared", words.percent(row.done_bytes, row.total_bytes)),
             ("written", words.size(row.written_bytes)),
