@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.mutants.budget import BUDGET
 from tests.mutants.catalogue import MUTANTS, Mutant
+from tests.mutants.checks import CHECKS
 from tests.mutants.clones import CLONES
 from tests.mutants.index import INDEX
 from tests.mutants.restores import RESTORES
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("slackwater", "services", "demo", "tests", "pyproject.toml")
 TEST_SECONDS = 300
 PASSED, FAILED = 0, 1
-ALL = MUTANTS + BUDGET + CLONES + INDEX + RESTORES + SPACE + TASKS + TIMES
+ALL = MUTANTS + BUDGET + CHECKS + CLONES + INDEX + RESTORES + SPACE + TASKS + TIMES
 
 
 def run(tree: Path, tests: list[str]) -> tuple[int, str]:

@@ -7,8 +7,11 @@ import grpc
 import pytest
 
 from services.snapshot.checks import catalogue
+from services.snapshot.documents import Documents
+from services.snapshot.store import RunStore
 from slackwater.errors import NotFound, Unavailable
 from slackwater.runtime import status
+from slackwater.storage.real import RealStorage
 from slackwater.v1 import resources_pb2
 from slackwater.v1 import secondary_pb2 as there
 from slackwater.v1 import snapshot_pb2 as api
@@ -168,6 +171,28 @@ def test_check_that_cannot_be_run_says_so_once_its_clone_is_gone(
     (found,) = secondary.results
     assert found.verdict == resources_pb2.CHECK_VERDICT_ERROR
     assert "file system" in found.reason
+
+
+def test_check_that_a_crash_cut_off_leaves_no_clone_and_says_so(
+    tmp_path: Path, secondary: Checked
+) -> None:
+    async def nothing(world: World) -> None:
+        await world.api.ListChecks(api.ListChecksRequest())
+
+    async def scene(world: World) -> None:
+        await world.until(lambda: bool(secondary.results))
+
+    play(tmp_path, nothing, Checked())  # which play stops at its end
+    left = f"{GROUP}/clones/check-r1"
+    store = RunStore(RealStorage(), tmp_path)  # as a killed service leaves it
+    run = api.CheckRun(id="r1", check=check(), snapshot=SNAPSHOT, snapshot_uid="u1", clone=left)
+    Documents(store.database, "check_run", api.CheckRun).put("r1", run)
+    store.close()
+    secondary.clones.add(left)
+    play(tmp_path, scene, secondary)
+    (found,) = secondary.results
+    assert (found.id, found.verdict) == ("r1", resources_pb2.CHECK_VERDICT_INTERRUPTED)
+    assert secondary.clones == set()
 
 
 def test_check_is_refused_for_another_group_and_for_no_snapshot(
