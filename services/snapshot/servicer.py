@@ -25,6 +25,7 @@ DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS = 600, 86_400
 PAGE_DEFAULT, PAGE_LIMIT = 100, 1000
 REQUEST_ID_LIMIT = 128
 SHOWN_RUNS = 100
+VOLUMES_LIMIT = 1000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -236,6 +237,14 @@ def _check_start(request: api.StartSnapshotRequest) -> None:
     if request.snapshot_id:
         names.check_label("snapshot_id", request.snapshot_id)
     _check_request_id(request.request_id)
+    if len(request.exclude_volumes) > VOLUMES_LIMIT:
+        raise InvalidRequest(
+            "exclude_volumes",
+            f"has {len(request.exclude_volumes)} entries, at most {VOLUMES_LIMIT}",
+            "Name each volume once",
+        )
+    for volume in request.exclude_volumes:
+        names.check_label("exclude_volumes", volume)
     if request.WhichOneof("when") != "at_next_message":
         return
     when = request.at_next_message

@@ -3,8 +3,12 @@
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from slackwater.v1 import common_pb2, primary_pb2, resources_pb2, secondary_pb2
@@ -148,29 +152,43 @@ def test_rolled_back_primary_whose_log_lets_go_of_the_secondary_is_diverged_too(
     words = ["link", "update", "demo/site-b", "--discard-secondary", "--yes"]
     command = [sys.executable, "-m", "slackwater.cli", *words]
     command += ["--primary", cluster.primary.endpoints.grpc]
-    subprocess.run(command, check=True, timeout=60, capture_output=True)
-    guard = keep_guard(cluster)
+    with guard_kept(cluster) as kept_guards:
+        subprocess.run(command, check=True, timeout=60, capture_output=True)
+        wait_until("the guard is kept", lambda: bool(kept_guards))
+    (guard,) = kept_guards
     cluster.wait_streaming()
     assert live_images(cluster) == live_images(cluster, "primary")
     kept = {DATA: cluster.read_snapshot(guard, "data"), WAL: cluster.read_snapshot(guard, "wal")}
     assert kept == held, "what was given up can still be read"
 
 
-def keep_guard(cluster: Cluster) -> str:
-    """Export the guard snapshot of the sync that begins, so that it stays; return its name."""
+@contextmanager
+def guard_kept(cluster: Cluster) -> Iterator[list[str]]:
+    """Export the guard snapshot of a sync that begins in the body, so that it stays; its name.
+
+    Looked for all the time from before the sync, which may be over in a moment, and the guard with
+    it.
+    """
     names: list[str] = []
+    is_over = threading.Event()
 
-    def is_kept() -> bool:
+    def keep() -> None:
         request = secondary_pb2.SecondaryServiceListSnapshotsRequest(group=GROUP)
-        listed = cluster.secondary_api.ListSnapshots(request, timeout=CALL_SECONDS).snapshots
-        names[:] = [one.name for one in listed if one.guard]
-        if names:
-            export = secondary_pb2.SecondaryServiceExportSnapshotRequest(name=names[0])
-            cluster.secondary_api.ExportSnapshot(export, timeout=CALL_SECONDS)
-        return bool(names)
+        while not names and not is_over.is_set():
+            with suppress(grpc.RpcError):
+                listed = cluster.secondary_api.ListSnapshots(request, timeout=CALL_SECONDS)
+                for one in [row for row in listed.snapshots if row.guard]:
+                    export = secondary_pb2.SecondaryServiceExportSnapshotRequest(name=one.name)
+                    cluster.secondary_api.ExportSnapshot(export, timeout=CALL_SECONDS)
+                    names.append(one.name.rpartition("/")[2])
 
-    wait_until("the guard is kept", is_kept)
-    return names[0].rpartition("/")[2]
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        yield names
+    finally:
+        is_over.set()
+        keeper.join()
 
 
 def test_group_without_a_link_refuses_messages_and_says_what_to_do(cluster: Cluster) -> None:
