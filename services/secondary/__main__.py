@@ -41,6 +41,7 @@ class Secondary:
             segment_bytes=int(config.segment_bytes),
             freeze_log_limit=config.freeze_log_limit / 100,
             chunk_bytes=int(config.chunk_bytes),
+            copy_bytes_per_second=int(config.copy_bytes_per_second),
             messages_kept=config.messages_kept,
             messages_kept_seconds=config.messages_kept_days * 86_400,
             lease_grace=config.lease_grace,

@@ -110,6 +110,7 @@ class SecondaryGroup:
         self.replica.messages.on_verdict = self._verdict
         self.replica.controls.on_judged = self._judged
         self.replica.on_expired = self._expired
+        self.replica.on_copied = self._copied
         self.replica.start()
 
     def close(self) -> None:
@@ -156,6 +157,12 @@ class SecondaryGroup:
             message=row.message_id,
             outcome=row.evidence["outcome"],
         )
+
+    def _copied(self, row: SnapshotRow) -> None:
+        """A full copy is whole and durable; from the replica's upkeep."""
+        name = f"groups/{self.name}/snapshots/{row.name}"
+        self._events.publish(name, "SNAPSHOT_COPIED", "it no longer needs the volumes")
+        self._log.info("snapshot_copied", snapshot=row.name)
 
     def _expired(self, row: Expired) -> None:
         """The budget took a snapshot; from the replica's upkeep."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from slackwater.apply.replica_upkeep import COPY_BYTES_PER_SECOND
 from slackwater.ibc.messages import MESSAGES_KEPT, MESSAGES_KEPT_SECONDS
 from slackwater.ibc.receivers import LEASE_GRACE_SECONDS
 from slackwater.log.segment import (
@@ -21,6 +22,7 @@ class Limits:
         segment_bytes: One file of a new log, at most.
         freeze_log_limit: Share of the log at which a freeze ends by itself (C8).
         chunk_bytes: Unit of a first snapshot's copies.
+        copy_bytes_per_second: How fast full copies of snapshots are made, at most.
         messages_kept: Messages of a replica kept with their verdicts; those not read beyond it.
         messages_kept_seconds: How long they are kept, if there are not too many.
         lease_grace: Seconds without a sign of life that end a lease (C13).
@@ -30,6 +32,7 @@ class Limits:
     segment_bytes: int = 64 << 20
     freeze_log_limit: float = 0.8
     chunk_bytes: int = 64 << 10
+    copy_bytes_per_second: int = COPY_BYTES_PER_SECOND
     messages_kept: int = MESSAGES_KEPT
     messages_kept_seconds: float = MESSAGES_KEPT_SECONDS
     lease_grace: float = LEASE_GRACE_SECONDS

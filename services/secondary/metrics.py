@@ -26,6 +26,10 @@ Value = Callable[[SecondaryGroup], float]
 Times = Callable[[SecondaryGroup], Histogram]
 
 _COUNTERS: dict[str, tuple[str, Value]] = {
+    "slackwater_snapshot_copied_bytes": (
+        "Bytes read for full copies of snapshots since the start.",
+        lambda group: group.replica.catalogue.copied_bytes,
+    ),
     "slackwater_snapshots_expired": (
         "Snapshots that the budget took.",
         lambda group: group.replica.expired_total,
@@ -135,6 +139,10 @@ _GAUGES: dict[str, tuple[str, Value]] = {
     "slackwater_snapshot_bytes": (
         "Bytes that snapshots keep.",
         lambda group: group.replica.catalogue.used_bytes,
+    ),
+    "slackwater_snapshot_copy_remaining_bytes": (
+        "Bytes that full copies of snapshots still lack, at most.",
+        lambda group: group.replica.catalogue.remaining_bytes,
     ),
     "slackwater_snapshot_budget_bytes": (
         "Bytes that snapshots may keep; 0: no limit.",

@@ -121,6 +121,7 @@ class SecondaryNode:
 
     def _adopt(self, replica: Replica) -> SecondaryGroup:
         replica.keep_messages(self.limits.messages_kept, self.limits.messages_kept_seconds)
+        replica.copy_bytes_per_second = self.limits.copy_bytes_per_second
         group = SecondaryGroup(replica, self._loop, self.events, self._log)
         self._log.info(
             "replica opened",

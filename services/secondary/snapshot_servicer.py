@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from services.secondary import translate, translate_clones
+from services.secondary import translate, translate_clones, translate_kinds
 from services.secondary.group import SecondaryGroup
 from services.secondary.message_servicer import MessageServicer
 from services.secondary.node import SecondaryNode
@@ -62,6 +62,7 @@ class SnapshotServicer(MessageServicer):
         _check_chunk_bytes(request.chunk_bytes)
         for volume in request.exclude_volumes:
             names.check_label("exclude_volumes", volume)
+        kind = translate_kinds.kind(request.kind)
 
         def create() -> api.CreateSnapshotResponse:
             chunk_bytes = request.chunk_bytes
@@ -72,6 +73,7 @@ class SnapshotServicer(MessageServicer):
                 at_message=at_message,
                 chunk_bytes=chunk_bytes,
                 exclude=sorted(set(request.exclude_volumes)),
+                kind=kind,
                 validate_only=request.validate_only,
             )
             if row is None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.json_format import ParseDict
 
-from services.secondary import translate_budget, translate_checks
+from services.secondary import translate_budget, translate_checks, translate_kinds
 from slackwater import errors
 from slackwater.apply.status import FreezeInfo, ReplicaState
 from slackwater.group.rows import MessageRow, SnapshotRow, SyncRow, VerdictRow
@@ -253,7 +253,7 @@ def _detail(row: VerdictRow) -> common_pb2.VerdictDetail:
 def snapshot(group: "SecondaryGroup", row: SnapshotRow) -> resources_pb2.Snapshot:
     """Return a snapshot with its grade as of now (C17)."""
     engine = group.replica
-    is_reached = row.point.offset <= engine.applier.reached.offset
+    is_reached = row.copied or row.point.offset <= engine.applier.reached.offset
     name = f"groups/{group.name}/snapshots/{row.name}"
     try:
         preserved = engine.catalogue.preserved_bytes(row.name)
@@ -277,6 +277,7 @@ def snapshot(group: "SecondaryGroup", row: SnapshotRow) -> resources_pb2.Snapsho
         checks=[translate_checks.result(found) for found in engine.checks.of(row.uid)],
         clones=[f"groups/{group.name}/clones/{clone.name}" for clone in engine.clones.on(row.uid)],
     )
+    translate_kinds.add_kind(result, engine, row)
     if row.message_id:
         _add_evidence(result, group, row)
     if "create_seconds" in row.evidence:

@@ -169,6 +169,7 @@ class Cycle:
             at_message=message,
             request_id=request_id,
             exclude_volumes=self._request.exclude_volumes,
+            kind=self._request.kind,
         )
         return await taking.take(self._secondary, request)
 

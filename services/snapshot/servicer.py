@@ -16,7 +16,7 @@ from services.snapshot.runs import Runs
 from services.snapshot.schedules.servicer import Parts, ScheduleServicer
 from slackwater import names
 from slackwater.errors import AlreadyExists, InvalidRequest
-from slackwater.v1 import secondary_pb2
+from slackwater.v1 import resources_pb2, secondary_pb2
 from slackwater.v1 import snapshot_pb2 as api
 
 CALL_SECONDS = 20.0
@@ -236,6 +236,16 @@ def _check_start(request: api.StartSnapshotRequest) -> None:
     names.group("group", request.group)
     if request.snapshot_id:
         names.check_label("snapshot_id", request.snapshot_id)
+    if request.kind == resources_pb2.SNAPSHOT_KIND_MIRROR:
+        raise InvalidRequest(
+            "kind",
+            "this release makes no mirrors",
+            "Ask for space-optimized, or for full, a copy that outlives the volumes",
+        )
+    if request.kind not in resources_pb2.SnapshotKind.values():
+        raise InvalidRequest(
+            "kind", f"{request.kind} is no kind", "Ask for space-optimized or full"
+        )
     _check_request_id(request.request_id)
     if len(request.exclude_volumes) > VOLUMES_LIMIT:
         raise InvalidRequest(

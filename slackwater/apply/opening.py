@@ -13,6 +13,7 @@ from slackwater.group.rows import SECONDARY, Identity
 from slackwater.log.log import Log, LogSettings
 from slackwater.position import LogPoint, Position, origin
 from slackwater.snapshots.catalogue import Catalogue
+from slackwater.snapshots.making import READY
 from slackwater.storage.seam import Lock, Storage
 
 
@@ -118,7 +119,9 @@ def _open_locked(storage: Storage, directory: GroupDirectory, clock: Clock, lock
     is_clean = clean_end is not None and recovery.end.position.lsn == clean_end
     if clean_end is not None:
         database.clear_clean_end()  # before anything below is changed
-    volumes = VolumeSet(storage, directory, database)
+    # A full copy outlives its volumes: then there is something to serve without them.
+    has_copy = any(row.copied and row.state == READY for row in database.snapshots())
+    volumes = VolumeSet(storage, directory, database, may_lack=has_copy)
     catalogue = Catalogue(storage, directory.snapshots, database, clock, volumes.__getitem__)
     catalogue.open(clean=is_clean)
     clones = Clones(storage, directory.clones, database, clock, catalogue.open_by_uid)

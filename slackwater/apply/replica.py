@@ -72,7 +72,7 @@ class Replica(ReplicaMessages, ReplicaSnapshots, ReplicaSyncs, ReplicaView, Repl
         self.clock = clock
         self.on_change: Callable[[], None] = _nothing
         self.on_expired: Callable[[Expired], None] = lambda _expired: None
-        self.failure: errors.SlackwaterError | None = None
+        self.failure: errors.SlackwaterError | None = parts.volumes.failure
         self.is_closed = False
         self.apply_seconds = Histogram()
         self._parts = parts

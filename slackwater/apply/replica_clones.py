@@ -1,12 +1,12 @@
 """The replica's calls about writable clones of its snapshots."""
 
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 from slackwater import errors
 from slackwater.apply.check_results import CheckResults
+from slackwater.apply.replica_copies import ReplicaCopies
 from slackwater.clones.catalogue import CREATING, Clones
 from slackwater.clones.volume import CloneVolume
 from slackwater.group.rows import CheckRow, CloneRow, SnapshotRow
@@ -14,21 +14,13 @@ from slackwater.names import check_label
 from slackwater.snapshots.catalogue import Catalogue
 
 
-class ReplicaClones(ABC):
+class ReplicaClones(ReplicaCopies):
     """Calls about clones; part of `Replica`. Files are made and removed beside the applier."""
 
     name: str
     catalogue: Catalogue
     clones: Clones
     checks: CheckResults
-
-    @abstractmethod
-    def _changing(self) -> AbstractContextManager[None]:
-        """See `Replica`."""
-
-    @abstractmethod
-    def check_reached(self, name: str) -> None:
-        """See `ReplicaSnapshots`."""
 
     def create_clone(
         self, name: str, snapshot: str, *, validate_only: bool = False
@@ -44,7 +36,7 @@ class ReplicaClones(ABC):
             GroupFailed: the replica has failed.
         """
         check_label("clone_id", name)
-        with self._changing():
+        with self._using(self.catalogue.get(snapshot)):
             parent = self.catalogue.get(snapshot)
             self.check_reached(snapshot)
             if parent.guard:
@@ -90,8 +82,15 @@ class ReplicaClones(ABC):
             raise errors.AlreadyExists("clone", name)
         return None if validate_only else self.clones.begin(name, snapshot, parent)
 
+    def _changing_clone(self, row: CloneRow) -> AbstractContextManager[None]:
+        """Change a clone; of a snapshot that is gone by then, as anything else is changed."""
+        try:
+            return self._using(self.snapshot_of(row))
+        except errors.NotFound:
+            return self._changing()
+
     def _finish(self, row: CloneRow) -> CloneRow:
-        with self._changing():
+        with self._using(self.snapshot_of(row)):
             return self.clones.finish(row)
 
     def _make(self, row: CloneRow, finish: Callable[[CloneRow], CloneRow]) -> CloneRow:
@@ -108,7 +107,7 @@ class ReplicaClones(ABC):
             raise
 
     def _abandon(self, row: CloneRow) -> None:
-        with self._changing():
+        with self._changing_clone(row):
             self.clones.abandon(row)
 
     def record_check(self, row: CheckRow) -> None:
@@ -143,7 +142,7 @@ class ReplicaClones(ABC):
         row = self.clones.get(name)
         for _, volume, _ in row.volumes:
             self.clones.open_volume(name, volume)
-        with self._changing():
+        with self._using(self.snapshot_of(row)):
             return self.clones.set_exported(name, True)
 
     def unexport_clone(self, name: str) -> CloneRow:
@@ -152,7 +151,7 @@ class ReplicaClones(ABC):
         Raises:
             NotFound: there is none of that name.
         """
-        with self._changing():
+        with self._using(self.snapshot_of(self.clones.get(name))):
             return self.clones.set_exported(name, False)
 
     def delete_clone(self, name: str, *, force: bool = False) -> None:
@@ -162,7 +161,7 @@ class ReplicaClones(ABC):
             NotFound: there is none of that name.
             FailedPrecondition: it is exported and not forced.
         """
-        with self._changing():
+        with self._using(self.snapshot_of(self.clones.get(name))):
             row = self.clones.get(name)
             if row.exported and not force:
                 raise errors.FailedPrecondition(
@@ -177,7 +176,7 @@ class ReplicaClones(ABC):
         """Remove what is left of a clone that was let go; what cannot go now goes at the start."""
         with suppress(OSError, errors.GroupFailed):
             self.clones.remove_files(row)
-            with self._changing():
+            with self._changing_clone(row):
                 self.clones.forget(row)
 
     def open_clone_volume(self, name: str, volume_name: str) -> CloneVolume:

@@ -20,6 +20,7 @@ from slackwater.ibc.messages import Message
 from slackwater.names import check_label
 from slackwater.position import LogPoint
 from slackwater.snapshots.catalogue import Catalogue
+from slackwater.snapshots.copying import SPACE_OPTIMIZED
 
 MIN_CHUNK_BYTES: Final = 4 << 10
 MAX_CHUNK_BYTES: Final = 1 << 20
@@ -49,6 +50,7 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
         at_message: str = "",
         chunk_bytes: int = 0,
         exclude: Sequence[str] = (),
+        kind: str = SPACE_OPTIMIZED,
         validate_only: bool = False,
     ) -> SnapshotRow | None:
         """Take a snapshot of the volumes where the replica stands; None with `validate_only`.
@@ -89,7 +91,7 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
                 return None
             self._finish_record()
             point = self.applier.reached
-            row = self._create(name, point, at_message, evidence, chunk_bytes, began)
+            row = self._create(name, point, at_message, evidence, chunk_bytes, began, kind)
         self.on_change()
         return row
 
@@ -109,7 +111,8 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
         check_label("name", name)
         began = self.clock.monotonic()
         with self._changing():
-            self.check_free(self.catalogue.get(name))
+            old = self.catalogue.get(name)
+            self.check_free(old)
             self._check_has_point()
             evidence = self._evidence_at(at_message) if at_message else {}
             if excluded := self.catalogue.get(name).evidence.get("excluded"):
@@ -118,7 +121,7 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
                 return None
             self._finish_record()
             point = self.applier.reached
-            row = self._create(name, point, at_message, evidence, 0, began, replaces=True)
+            row = self._create(name, point, at_message, evidence, 0, began, old.kind, replaces=True)
         self.on_change()
         return row
 
@@ -191,6 +194,7 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
         evidence: dict[str, object],
         chunk_bytes: int,
         began: float,
+        kind: str,
         *,
         replaces: bool = False,
     ) -> SnapshotRow:
@@ -204,6 +208,7 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
                 chunk_bytes=chunk_bytes,
                 began=began,
                 replaces=replaces,
+                kind=kind,
             )
         except OSError as error:
             raise errors.NoSpace(
@@ -246,10 +251,6 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
         """
         return self.catalogue.get(name)
 
-    def snapshot_is_readable(self, name: str) -> bool:
-        """Tell whether the replica has come to the snapshot's place (D22)."""
-        return self.catalogue.get(name).point.offset <= self.applier.reached.offset
-
     def delete_snapshot(self, name: str, *, force: bool = False) -> None:
         """Let a snapshot go; the work is done behind. With `force` its export and clones go too.
 
@@ -275,23 +276,9 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
             NotFound: there is none of that name.
             FailedPrecondition: it is past the applied position after a restart (D21).
         """
-        with self._changing():
+        with self._using(self.catalogue.get(name)):
             self.check_reached(name)
             return self.catalogue.set_exported(name, True)
-
-    def check_reached(self, name: str) -> None:
-        """Refuse to use a snapshot past the applied position (D21, D22).
-
-        Raises:
-            NotFound: there is none of that name.
-            FailedPrecondition: the replica is not there yet.
-        """
-        if not self.snapshot_is_readable(name):
-            raise errors.FailedPrecondition(
-                "SNAPSHOT_NOT_REACHED",
-                f"replica {self.name!r} is recovering and not yet at snapshot {name!r}",
-                "Try again when it is done",
-            )
 
     def check_free(self, row: SnapshotRow, *, forced: bool = False) -> None:
         """Refuse to let a snapshot go that somebody relies on; `forced` ends exports and clones.
@@ -339,7 +326,7 @@ class ReplicaSnapshots(ReplicaClones, ReplicaBudget, ReplicaReading):
         Raises:
             NotFound: there is none of that name.
         """
-        with self._changing():
+        with self._using(self.catalogue.get(name)):
             return self.catalogue.set_exported(name, False)
 
 

@@ -15,9 +15,13 @@ from slackwater.apply.syncing import Syncing
 from slackwater.apply.workers import Worker
 from slackwater.clock import Clock
 from slackwater.group.history import History
+from slackwater.group.rows import SnapshotRow
 from slackwater.snapshots.catalogue import Catalogue
 
 MERGE_STEPS: Final = 8
+COPY_STEPS: Final = 64
+"""Steps of full copies in a row, so that a checkpoint that is due need not wait long."""
+COPY_BYTES_PER_SECOND: Final = 64 << 20
 SHORTAGE_SECONDS: Final = 1.0
 """How long upkeep waits before it asks a full disk for a segment again."""
 
@@ -26,9 +30,12 @@ class ReplicaUpkeep(ABC):
     """What a replica does now and then; part of `Replica`.
 
     Attributes:
+        copy_bytes_per_second: How fast full copies of snapshots are made, at most.
+        on_copied: Told of each full copy that is whole.
         shortage: What could not be done for lack of space, as one sentence; it is tried again.
     """
 
+    copy_bytes_per_second = COPY_BYTES_PER_SECOND
     shortage = ""
     is_closed: bool
     clock: Clock
@@ -41,11 +48,14 @@ class ReplicaUpkeep(ABC):
     receiver: Receiver
     syncing: Syncing
     on_change: Callable[[], None]
+    on_copied: Callable[[SnapshotRow], None] = staticmethod(lambda _row: None)
     _apply_lock: AbstractContextManager[object]
     _writer: Worker
     _history: History | None = None
     _log_shortage = ""
     _patient_until = 0.0
+    _copied_until = 0.0
+    _copy_allowance = 0.0
 
     @abstractmethod
     def _fail(self, error: errors.SlackwaterError) -> None:
@@ -80,6 +90,7 @@ class ReplicaUpkeep(ABC):
             self._tick_messages,
             self._checkpoint_due,
             self._merge,
+            self._copy,
             self.keep_budget,
             self._forget_messages,
         ):
@@ -134,6 +145,33 @@ class ReplicaUpkeep(ABC):
         for _ in range(MERGE_STEPS):
             if not self.catalogue.merge_step():
                 break
+
+    def _copy(self) -> None:
+        """Go on with full copies as fast as the setting lets them, one snapshot after another."""
+        now = self.clock.monotonic()
+        seconds = min(max(now - self._copied_until, 0.0), 1.0)
+        self._copied_until = now
+        self._copy_allowance = min(
+            self._copy_allowance + seconds * self.copy_bytes_per_second,
+            float(self.copy_bytes_per_second),
+        )
+        looked: int | None = 0
+        steps = 0
+        while looked is not None and self._copy_allowance > 0 and steps < COPY_STEPS:
+            try:
+                looked = self.catalogue.copy_step()
+            except errors.FailedPrecondition:
+                return  # after a crash, not yet at the snapshot
+            self._copy_allowance -= looked or 0
+            steps += 1
+        uid = self.catalogue.copy_sync()
+        if uid is None or looked is not None:
+            return
+        with self._apply_lock:
+            row = self.catalogue.finish_copy(uid)
+        if row is not None:
+            self.on_copied(row)
+            self.on_change()
 
     def checkpoint(self) -> None:
         """Take a checkpoint now, and let a sync that only waited for it be over.

@@ -9,6 +9,7 @@ import errno
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from slackwater import errors
@@ -34,13 +35,22 @@ class VolumeSet:
     """
 
     def __init__(
-        self, storage: Storage, directory: GroupDirectory, database: GroupDatabase
+        self,
+        storage: Storage,
+        directory: GroupDirectory,
+        database: GroupDatabase,
+        *,
+        may_lack: bool = False,
     ) -> None:
         """Open every volume that group.db names; finish or forget what a crash left half made.
+
+        With `may_lack`, those whose file is gone or was cut are named by `lost` and not opened.
 
         Raises:
             OSError: a file cannot be opened.
         """
+        self.lost: dict[int, str] = {}
+        self._may_lack = may_lack
         self._storage = storage
         self._directory = directory
         self._database = database
@@ -63,6 +73,10 @@ class VolumeSet:
                     self._database.remove_volume(row.id)  # a crash came between file and row
                     self._rows.pop(row.id, None)
                     continue
+                if self._may_lack and self._is_lost(path, row.size):
+                    self.lost[row.id] = row.name
+                    self._rows[row.id] = row
+                    continue
                 self._put(Volume.open(self._storage, path, row.id, row.name, row.size), row)
             else:
                 if held.file.size() < row.size:
@@ -70,8 +84,36 @@ class VolumeSet:
                 held.name, held.size = row.name, row.size
                 self._put(held, row)
 
+    @property
+    def failure(self) -> errors.DataCorrupt | None:
+        """What is wrong with a replica whose volumes' files are gone or were cut."""
+        if not self.lost:
+            return None
+        return errors.DataCorrupt(
+            f"volumes {', '.join(self.lost.values())}",
+            "their files are missing or too short; of this replica only complete snapshots of kind"
+            " full can be used",
+        )
+
+    def _is_lost(self, path: Path, size: int) -> bool:
+        if not self._storage.exists(path):
+            return True
+        file = self._storage.open(path)
+        try:
+            # The row is written after the file has grown (`grow`), so no crash leaves it shorter.
+            return file.size() < size
+        finally:
+            file.close()
+
     def __getitem__(self, volume_id: int) -> Volume:
-        """Return an open volume by id, one being removed too."""
+        """Return an open volume by id, one being removed too.
+
+        Raises:
+            DataCorrupt: its file is lost.
+        """
+        if volume_id in self.lost:
+            assert self.failure is not None
+            raise self.failure
         return self._volumes[volume_id]
 
     def active(self) -> list[Volume]:

@@ -27,8 +27,8 @@ class SnapshotTable(Table):
             cursor = connection.execute(
                 "INSERT INTO snapshots (name, uid, offset, epoch, lsn, chain, state, grade,"
                 " message_id, guard, exported, chunk_bytes, created_ns, volumes, evidence,"
-                " held, hold_note)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " held, hold_note, kind, copied)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 _snapshot_values(snapshot),
             )
             assert cursor.lastrowid is not None
@@ -158,6 +158,8 @@ def _snapshot_values(row: SnapshotRow) -> tuple[Any, ...]:
         json.dumps(row.evidence),
         int(row.held),
         row.hold_note,
+        row.kind,
+        int(row.copied),
     )
 
 
@@ -165,7 +167,8 @@ def _update_snapshot(connection: sqlite3.Connection, row: SnapshotRow) -> None:
     connection.execute(
         "UPDATE snapshots SET name = ?, uid = ?, offset = ?, epoch = ?, lsn = ?, chain = ?,"
         " state = ?, grade = ?, message_id = ?, guard = ?, exported = ?, chunk_bytes = ?,"
-        " created_ns = ?, volumes = ?, evidence = ?, held = ?, hold_note = ? WHERE id = ?",
+        " created_ns = ?, volumes = ?, evidence = ?, held = ?, hold_note = ?,"
+        " kind = ?, copied = ? WHERE id = ?",
         (*_snapshot_values(row), row.id),
     )
 
@@ -187,4 +190,6 @@ def _snapshot(row: sqlite3.Row) -> SnapshotRow:
         evidence=json.loads(row["evidence"]),
         held=bool(row["held"]),
         hold_note=row["hold_note"],
+        kind=row["kind"],
+        copied=bool(row["copied"]),
     )

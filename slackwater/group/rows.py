@@ -120,7 +120,8 @@ class SnapshotRow:
     """A group snapshot; `state` is CREATING, READY or DELETING.
 
     `id` grows with each snapshot made; 0 before it is added. `volumes` has (id, name, size).
-    `held`: it cannot be deleted, for the reason in `hold_note`.
+    `held`: it cannot be deleted, for the reason in `hold_note`. `kind` is SPACE_OPTIMIZED or FULL;
+    `copied`: its full copy is whole and durable, so it no longer needs the volumes.
     """
 
     id: int
@@ -138,6 +139,8 @@ class SnapshotRow:
     evidence: dict[str, Any]
     held: bool = False
     hold_note: str = ""
+    kind: str = "SPACE_OPTIMIZED"
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

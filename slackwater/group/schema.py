@@ -65,7 +65,8 @@ CREATE TABLE snapshots (
     state TEXT NOT NULL, grade TEXT NOT NULL, message_id TEXT NOT NULL, guard INTEGER NOT NULL,
     exported INTEGER NOT NULL, chunk_bytes INTEGER NOT NULL, created_ns INTEGER NOT NULL,
     volumes TEXT NOT NULL, evidence TEXT NOT NULL,
-    held INTEGER NOT NULL, hold_note TEXT NOT NULL
+    held INTEGER NOT NULL, hold_note TEXT NOT NULL,
+    kind TEXT NOT NULL, copied INTEGER NOT NULL
 );
 CREATE TABLE clones (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, uid BLOB NOT NULL,

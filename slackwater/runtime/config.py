@@ -259,6 +259,11 @@ class SecondaryConfig(_StorageServiceConfig):
     chunk_bytes: ByteSize = Field(
         ByteSize(64 << 10), ge=4096, le=4 * _MIB, description="unit of a snapshot's copies"
     )
+    copy_bytes_per_second: ByteSize = Field(
+        ByteSize(64 * _MIB),
+        ge=64 << 10,
+        description="how fast the copies of snapshots of kind full are made, at most, a group",
+    )
     lease_grace: float = Field(
         5.0, ge=2, le=3600, description="seconds of a holder's silence that end its freeze"
     )

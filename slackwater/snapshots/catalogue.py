@@ -28,6 +28,8 @@ from slackwater.position import LogPoint
 from slackwater.snapshots import files
 from slackwater.snapshots.budget import Budget
 from slackwater.snapshots.chains import Chains
+from slackwater.snapshots.copies import Copies
+from slackwater.snapshots.copying import SPACE_OPTIMIZED, Copier, open_copies
 from slackwater.snapshots.feed import Entry, Feed
 from slackwater.snapshots.gather import CHUNK_BYTES
 from slackwater.snapshots.making import CREATING, DELETING, READY, Making, going
@@ -38,7 +40,7 @@ from slackwater.snapshots.reader import SnapshotVolume
 from slackwater.storage.seam import Storage
 
 
-class Catalogue(Marks):
+class Catalogue(Marks, Copies):
     """The snapshots of one group.
 
     The caller serialises everything that changes what is fed (`create`, `delete`) with the applier;
@@ -64,6 +66,7 @@ class Catalogue(Marks):
         self._merge_lock = threading.Lock()
         self._merger = Merger()
         self._chains = Chains()
+        self._copier = Copier(self._reader)
         self._making = Making(storage, database, clock, self._path)
         self.budget = Budget(lambda: self.used_bytes)
 
@@ -89,12 +92,21 @@ class Catalogue(Marks):
             if name not in names:
                 self._storage.remove_tree(self._directory / name)
         kept.sort(key=lambda row: (row.point.offset, row.id))
-        self._chain = tuple(self._entry_of(row, self._open_overlays(row, clean)) for row in kept)
+        self._chain = tuple(
+            self._entry_of(
+                Entry(
+                    row,
+                    self._open_overlays(row, clean),
+                    open_copies(self._storage, self._path(row), row, clean=clean),
+                )
+            )
+            for row in kept
+        )
 
-    def _entry_of(self, row: SnapshotRow, overlays: dict[int, Overlay]) -> Entry:
-        for overlay in overlays.values():
+    def _entry_of(self, entry: Entry) -> Entry:
+        for overlay in entry.overlays.values():
             overlay.room = self.budget.reserve
-        return Entry(row, overlays)
+        return entry
 
     def _open_overlays(self, row: SnapshotRow, clean: bool) -> dict[int, Overlay]:
         return {
@@ -116,7 +128,7 @@ class Catalogue(Marks):
             StorageFailed: a sync failed, which is final (D3).
         """
         for entry in self._chain:
-            for overlay in entry.overlays.values():
+            for overlay in entry.files:
                 overlay.sync()
 
     def close(self, *, clean: bool) -> None:
@@ -128,7 +140,7 @@ class Catalogue(Marks):
         with self._lock:
             chain, self._chain = self._chain, ()
         for entry in chain:
-            for overlay in entry.overlays.values():
+            for overlay in entry.files:
                 if clean:
                     overlay.close_clean()
                 else:
@@ -154,16 +166,23 @@ class Catalogue(Marks):
 
     def preserved_bytes(self, name: str) -> dict[int, int]:
         """Return the bytes that each of its overlays takes, by volume id."""
-        return {number: overlay.end for number, overlay in self._entry(name).overlays.items()}
+        entry = self._entry(name)
+        copied = {number: copy.end for number, copy in entry.copies.items()}
+        return {
+            number: overlay.end + copied.get(number, 0)
+            for number, overlay in entry.overlays.items()
+        }
 
     @property
     def used_bytes(self) -> int:
-        """Bytes that all overlays take, of snapshots that are going too."""
+        """Bytes that what was preserved takes, of snapshots that are going too; no full copies."""
         return sum(overlay.end for entry in self._chain for overlay in entry.overlays.values())
 
     def used_volumes(self) -> frozenset[int]:
         """Return the ids of the volumes whose bytes a snapshot needs."""
-        return frozenset(number for entry in self._chain for number in entry.overlays)
+        return frozenset(
+            number for entry in self._chain if not entry.row.copied for number in entry.overlays
+        )
 
     def _entry(self, name: str) -> Entry:
         for entry in self._chain:
@@ -199,6 +218,7 @@ class Catalogue(Marks):
         chunk_bytes: int = 0,
         began: float | None = None,
         replaces: bool = False,
+        kind: str = SPACE_OPTIMIZED,
     ) -> SnapshotRow:
         """Make a snapshot of all volumes, which stand exactly at `point`.
 
@@ -218,7 +238,7 @@ class Catalogue(Marks):
         if not replaces and any(entry.row.name == name for entry in self._chain):
             raise errors.AlreadyExists("snapshot", name)
         assert not self._chain or self._chain[-1].row.point.offset <= point.offset
-        row, overlays = self._making.make(
+        made = self._making.make(
             name,
             point,
             volumes,
@@ -228,16 +248,17 @@ class Catalogue(Marks):
             chunk_bytes=self._chunk_bytes(chunk_bytes),
             began=began,
             replaces=replaced,
+            kind=kind,
         )
         with self._lock:
             chain = tuple(
-                replace(entry, row=going(entry.row))
-                if replaced is not None and entry.row.uid == replaced.uid
-                else entry
-                for entry in self._chain
+                replace(held, row=going(held.row))
+                if replaced is not None and held.row.uid == replaced.uid
+                else held
+                for held in self._chain
             )
-            self._chain = (*chain, self._entry_of(row, overlays))
-        return row
+            self._chain = (*chain, self._entry_of(Entry(*made)))
+        return made[0]
 
     def _chunk_bytes(self, wanted: int) -> int:
         held = self._chain[-1].row.chunk_bytes if self._chain else 0
@@ -305,7 +326,8 @@ class Catalogue(Marks):
         with self._lock:
             self._chain = tuple(other for other in self._chain if other.row.uid != entry.row.uid)
         self._merger.forget(entry)
-        files.drop(self._storage, self._path(entry.row), entry.overlays)
+        self._copier.forget(entry.row)
+        files.drop(self._storage, self._path(entry.row), entry.files)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -320,9 +342,7 @@ class Catalogue(Marks):
         for volume_id, of_name, size in row.volumes:
             if of_name == volume_name:
                 self.chain(row.uid, volume_id)
-                return SnapshotVolume(
-                    self, self._volumes(volume_id), row.uid, volume_id, size, row.chunk_bytes
-                )
+                return self._reader(row, volume_id, size)
         held = ", ".join(of_name for _, of_name, _ in row.volumes)
         raise errors.NotFound("volume", volume_name, f"Snapshot {name!r} has: {held}")
 
@@ -340,7 +360,7 @@ class Catalogue(Marks):
             raise errors.NotFound("snapshot", str(snapshot_uid))
         row, overlays = found
         assert self.reached is not None, "the applier is set before anything is read"
-        if row.point.offset > self.reached().offset:
+        if row.point.offset > self.reached().offset and not row.copied:
             raise errors.FailedPrecondition(
                 "SNAPSHOT_NOT_REACHED",
                 f"the replica is recovering and not yet at snapshot {row.name!r}",

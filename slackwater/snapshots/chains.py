@@ -32,11 +32,16 @@ class Chains:
         if found is None:
             for place, entry in enumerate(entries):
                 if entry.row.uid == snapshot_uid and entry.row.state == READY:
-                    overlays = [
-                        newer.overlays[volume_id]
-                        for newer in entries[place:]
-                        if volume_id in newer.overlays
-                    ]
+                    overlays = _looked_through(entries[place:], volume_id)
                     found = known[key] = (entry.row, overlays)
                     break
         return found
+
+
+def _looked_through(entries: Sequence[Entry], volume_id: int) -> list[Overlay]:
+    """Return the first entry's own overlays and, unless its copy is whole, those of newer ones."""
+    asked = entries[0]
+    own = [held[volume_id] for held in (asked.overlays, asked.copies) if volume_id in held]
+    if asked.row.copied:
+        return own
+    return own + [newer.overlays[volume_id] for newer in entries[1:] if volume_id in newer.overlays]

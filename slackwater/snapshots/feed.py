@@ -1,7 +1,7 @@
 """Where the old bytes under the next records go."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slackwater.group.rows import SnapshotRow
 from slackwater.group.volume import Volume
@@ -11,10 +11,16 @@ from slackwater.snapshots.overlay import Overlay
 
 @dataclass(frozen=True)
 class Entry:
-    """A snapshot with its open overlays, by volume id."""
+    """A snapshot with its open overlays, by volume id; one of kind FULL has `copies` beside."""
 
     row: SnapshotRow
     overlays: Mapping[int, Overlay]
+    copies: Mapping[int, Overlay] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[Overlay]:
+        """All overlays, of the copy too."""
+        return [*self.overlays.values(), *self.copies.values()]
 
 
 class Feed:

@@ -61,7 +61,8 @@ class Making:
         chunk_bytes: int,
         began: float | None,
         replaces: SnapshotRow | None,
-    ) -> tuple[SnapshotRow, dict[int, Overlay]]:
+        kind: str,
+    ) -> tuple[SnapshotRow, dict[int, Overlay], dict[int, Overlay]]:
         """Make a snapshot; with `replaces`, that one is DELETING from the same moment on.
 
         Raises:
@@ -82,12 +83,14 @@ class Making:
             created_ns=self._clock.time_ns(),
             volumes=tuple((volume.id, volume.name, volume.size) for volume in volumes),
             evidence=dict(evidence),
+            kind=kind,
         )
         self._remove_leftovers()
         row = replace(row, id=self._database.add_snapshot(row))
         overlays: dict[int, Overlay] = {}
+        copies: dict[int, Overlay] = {}
         try:
-            overlays = files.make(self._storage, self._path(row), row)
+            overlays, copies = files.make(self._storage, self._path(row), row)
             if began is not None:
                 row.evidence["create_seconds"] = self._clock.monotonic() - began
             row = replace(row, state=READY, name=name)
@@ -96,12 +99,12 @@ class Making:
             else:
                 self._database.replace_snapshot(going(replaces), row)
         except OSError:
-            files.drop(self._storage, self._path(row), overlays)
+            files.drop(self._storage, self._path(row), (*overlays.values(), *copies.values()))
             self._leftovers.append(row.id)
             with suppress(OSError):
                 self._remove_leftovers()
             raise
-        return row, overlays
+        return row, overlays, copies
 
     def _remove_leftovers(self) -> None:
         while self._leftovers:  # each row holds a name

@@ -210,6 +210,23 @@ class Overlay:
         source.read_into(chunk * self.chunk_bytes, memoryview(data))
         batch.add_data(chunk, data)
 
+    def adopt(self, chunks: Iterable[tuple[int, bytes | None]]) -> None:
+        """Append chunks of a full copy that are not here yet; None: the chunk is lost.
+
+        The copies count once `sync` returned.
+
+        Raises:
+            OSError: a read or write failed; what was not appended is not here.
+        """
+        with self._append_lock:
+            batch = self._batch(any_room)
+            for chunk, data in chunks:
+                if data is None:
+                    batch.add(FLAG_LOST, chunk, 1, b"")
+                else:
+                    batch.add_data(chunk, data)
+            batch.flush()
+
     def merge(self, other: "Overlay", first: int, limit: int) -> int | None:
         """Copy up to `limit` chunks of `other`, from `first` on, that are not preserved here.
 

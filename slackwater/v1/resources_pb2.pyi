@@ -151,6 +151,34 @@ SNAPSHOT_STATE_DELETING: SnapshotState.ValueType  # 5
 """Being removed."""
 Global___SnapshotState: _TypeAlias = SnapshotState  # noqa: Y015
 
+class _SnapshotKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SnapshotKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SnapshotKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SNAPSHOT_KIND_UNSPECIFIED: _SnapshotKind.ValueType  # 0
+    """In a request: space-optimised."""
+    SNAPSHOT_KIND_SPACE_OPTIMIZED: _SnapshotKind.ValueType  # 1
+    """What changed since; everything else is read through it from the volumes."""
+    SNAPSHOT_KIND_FULL: _SnapshotKind.ValueType  # 2
+    """Usable at once like the first; a full copy is made behind, and then it needs no volume."""
+    SNAPSHOT_KIND_MIRROR: _SnapshotKind.ValueType  # 3
+    """A mirror that was broken off, with the snapshot service."""
+
+class SnapshotKind(_SnapshotKind, metaclass=_SnapshotKindEnumTypeWrapper):
+    """What a snapshot keeps."""
+
+SNAPSHOT_KIND_UNSPECIFIED: SnapshotKind.ValueType  # 0
+"""In a request: space-optimised."""
+SNAPSHOT_KIND_SPACE_OPTIMIZED: SnapshotKind.ValueType  # 1
+"""What changed since; everything else is read through it from the volumes."""
+SNAPSHOT_KIND_FULL: SnapshotKind.ValueType  # 2
+"""Usable at once like the first; a full copy is made behind, and then it needs no volume."""
+SNAPSHOT_KIND_MIRROR: SnapshotKind.ValueType  # 3
+"""A mirror that was broken off, with the snapshot service."""
+Global___SnapshotKind: _TypeAlias = SnapshotKind  # noqa: Y015
+
 class _CheckVerdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -881,6 +909,9 @@ class Snapshot(_message.Message):
     FROZEN_FOR_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     HOLD_NOTE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SYNC_PERCENT_FIELD_NUMBER: _builtins.int
+    COPIED_BYTES_FIELD_NUMBER: _builtins.int
     CLONES_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -907,6 +938,14 @@ class Snapshot(_message.Message):
     """True while it is held: retention passes it by and it cannot be deleted."""
     hold_note: _builtins.str
     """Why it is held, as the holder said."""
+    kind: Global___SnapshotKind.ValueType
+    """What it keeps, and what it needs the replica's volumes for."""
+    sync_percent: _builtins.int
+    """How much of its full copy is made, 0 to 100; 100: it no longer needs the volumes, and outlives
+    them. 0 for another kind.
+    """
+    copied_bytes: _builtins.int
+    """Bytes of its volumes that no longer need them; 0 for another kind."""
     @_builtins.property
     def position(self) -> _common_pb2.Position:
         """The position its contents are."""
@@ -967,12 +1006,15 @@ class Snapshot(_message.Message):
         frozen_for: _duration_pb2.Duration | None = ...,
         held: _builtins.bool = ...,
         hold_note: _builtins.str = ...,
+        kind: Global___SnapshotKind.ValueType = ...,
+        sync_percent: _builtins.int = ...,
+        copied_bytes: _builtins.int = ...,
         clones: _abc.Iterable[_builtins.str] | None = ...,
         checks: _abc.Iterable[Global___CheckResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_duration", b"create_duration", "create_time", b"create_time", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "judgement", b"judgement", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaits_outcome", b"awaits_outcome", "checks", b"checks", "clones", b"clones", "create_duration", b"create_duration", "create_time", b"create_time", "exported", b"exported", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "grade", b"grade", "grade_reason", b"grade_reason", "guard", b"guard", "held", b"held", "hold_note", b"hold_note", "judgement", b"judgement", "message", b"message", "name", b"name", "position", b"position", "state", b"state", "state_reason", b"state_reason", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaits_outcome", b"awaits_outcome", "checks", b"checks", "clones", b"clones", "copied_bytes", b"copied_bytes", "create_duration", b"create_duration", "create_time", b"create_time", "exported", b"exported", "fence_held", b"fence_held", "frozen_for", b"frozen_for", "grade", b"grade", "grade_reason", b"grade_reason", "guard", b"guard", "held", b"held", "hold_note", b"hold_note", "judgement", b"judgement", "kind", b"kind", "message", b"message", "name", b"name", "position", b"position", "state", b"state", "state_reason", b"state_reason", "sync_percent", b"sync_percent", "uid", b"uid", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -855,6 +855,7 @@ class CreateSnapshotRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     EXCLUDE_VOLUMES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The group, `groups/<group>`."""
     snapshot_id: _builtins.str
@@ -869,6 +870,8 @@ class CreateSnapshotRequest(_message.Message):
     """Makes a repeated call safe."""
     validate_only: _builtins.bool
     """True: check everything, change nothing."""
+    kind: _resources_pb2.SnapshotKind.ValueType
+    """What it keeps; SNAPSHOT_KIND_MIRROR is refused, a mirror is not the Secondary's."""
     @_builtins.property
     def exclude_volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of volumes to leave out. INVALID_ARGUMENT: one is not there, or none would be left."""
@@ -883,10 +886,11 @@ class CreateSnapshotRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         exclude_volumes: _abc.Iterable[_builtins.str] | None = ...,
+        kind: _resources_pb2.SnapshotKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_message", b"at_message", "chunk_bytes", b"chunk_bytes", "exclude_volumes", b"exclude_volumes", "group", b"group", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_message", b"at_message", "chunk_bytes", b"chunk_bytes", "exclude_volumes", b"exclude_volumes", "group", b"group", "kind", b"kind", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

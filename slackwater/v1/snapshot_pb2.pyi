@@ -123,6 +123,7 @@ class StartSnapshotRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     EXCLUDE_VOLUMES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The group, `groups/<group>`."""
     snapshot_id: _builtins.str
@@ -131,6 +132,8 @@ class StartSnapshotRequest(_message.Message):
     """Makes a repeated call safe: it gets the first run."""
     validate_only: _builtins.bool
     """True: check everything, start nothing."""
+    kind: _resources_pb2.SnapshotKind.ValueType
+    """What it keeps; SNAPSHOT_KIND_MIRROR is refused."""
     @_builtins.property
     def now(self) -> Global___StartSnapshotRequest.Now:
         """As the replica is when the call comes."""
@@ -153,10 +156,11 @@ class StartSnapshotRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         exclude_volumes: _abc.Iterable[_builtins.str] | None = ...,
+        kind: _resources_pb2.SnapshotKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at_next_message", b"at_next_message", "now", b"now", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_next_message", b"at_next_message", "exclude_volumes", b"exclude_volumes", "group", b"group", "now", b"now", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "validate_only", b"validate_only", "when", b"when"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_next_message", b"at_next_message", "exclude_volumes", b"exclude_volumes", "group", b"group", "kind", b"kind", "now", b"now", "request_id", b"request_id", "snapshot_id", b"snapshot_id", "validate_only", b"validate_only", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_when: _TypeAlias = _typing.Literal["now", "at_next_message"]  # noqa: Y015
     _WhichOneofArgType_when: _TypeAlias = _typing.Literal["when", b"when"]  # noqa: Y015

@@ -511,7 +511,7 @@ MUTANTS = (
     Mutant(
         "refresh under somebody's feet",
         "slackwater/apply/replica_snapshots.py",
-        "            self.check_free(self.catalogue.get(name))\n            self._check_has",
+        "            self.check_free(old)\n            self._check_has",
         "            self.catalogue.get(name)\n            self._check_has",
         "tests/unit/apply/test_replica_refusals.py::"
         "test_snapshot_that_somebody_relies_on_is_not_refreshed",

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from slackwater.apply.replica import Replica
 from slackwater.apply.status import ReplicaState
 from slackwater.clock import ManualClock
+from slackwater.snapshots.copying import FULL, SPACE_OPTIMIZED
 from slackwater.storage.simulated import Policy, SimulatedCrash, SimulatedStorage
 from slackwater.v1 import common_pb2
 from tests.unit.apply.stream import (
@@ -118,8 +119,11 @@ class ReplicaMachine(RuleBasedStateMachine):
         return self.replica.freeze()
 
     @precondition(lambda self: self.replica.state is not ReplicaState.RECOVERING)
-    @rule(left_out=st.sampled_from(["", "", "data", "wal"]))
-    def snapshot(self, left_out: str) -> None:
+    @rule(
+        left_out=st.sampled_from(["", "", "data", "wal"]),
+        kind=st.sampled_from([SPACE_OPTIMIZED, FULL]),
+    )
+    def snapshot(self, left_out: str, kind: str) -> None:
         self.names += 1
         name = f"s{self.names}"
         there = {volume.name for volume in self.replica.volumes.active()}
@@ -131,6 +135,7 @@ class ReplicaMachine(RuleBasedStateMachine):
             at_message=at_message,
             chunk_bytes=0 if self.replica.snapshots() else CHUNK,
             exclude=exclude,
+            kind=kind,
         )
         self.excluded[name] = exclude
         self.snapshots[name] = self.replica.applied.lsn

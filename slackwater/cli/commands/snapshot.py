@@ -8,7 +8,7 @@ import typer
 
 from slackwater.cli import words
 from slackwater.cli.command import command, confirm
-from slackwater.cli.commands import check, restore, snapshot_clone, snapshot_diff
+from slackwater.cli.commands import check, kinds, restore, snapshot_clone, snapshot_diff
 from slackwater.cli.commands.group import DryRun, Yes
 from slackwater.cli.commands.group import Name as Group
 from slackwater.cli.commands.tasks import shown
@@ -57,6 +57,7 @@ def create(
     within: Annotated[
         str, typer.Option("--within", help="How long to wait for that message.", metavar="DURATION")
     ] = "10m",
+    kind: kinds.Kind = "space-optimized",
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Return when it is done, or at once.")
     ] = True,
@@ -73,6 +74,7 @@ def create(
     request = snapshot_pb2.StartSnapshotRequest(
         group=owner, snapshot_id=snapshot or "", exclude_volumes=exclude or []
     )
+    request.kind = kinds.parse(kind)
     patience = 0.0
     if at_next is not None:
         patience = words.parse_duration(within, "--within")
@@ -107,6 +109,7 @@ def list_snapshots(session: Session, group: Group) -> None:
     rows = [
         (
             words.last(row.name),
+            kinds.shown(row),
             _state(row),
             words.position(row.position),
             shown.grade(row.grade, row.grade_reason),
@@ -125,6 +128,7 @@ def list_snapshots(session: Session, group: Group) -> None:
         snapshots,
         (
             "name",
+            "kind",
             "state",
             "position",
             "grade",
@@ -156,6 +160,10 @@ def wait(
         bool,
         typer.Option("--graded", help="Also until the outcome of its message is known."),
     ] = False,
+    copied: Annotated[
+        bool,
+        typer.Option("--copied", help="Also until the copy of one of kind full is whole."),
+    ] = False,
     within: Annotated[
         str, typer.Option("--within", help="How long at most.", metavar="DURATION")
     ] = "10m",
@@ -167,11 +175,16 @@ def wait(
     while True:
         row = _one(session, name)
         is_ready = row.state == resources_pb2.SNAPSHOT_STATE_READY
-        if is_ready and not (graded and row.awaits_outcome):
+        if copied:
+            kinds.check_full(row)
+        lacks_copy = copied and row.sync_percent < kinds.WHOLE
+        if is_ready and not (graded and row.awaits_outcome) and not lacks_copy:
             _show(session, row)
             return
         if time.monotonic() >= deadline:
             lacks = "has no outcome yet" if is_ready else f"is {_state(row)}: {row.state_reason}"
+            if is_ready and lacks_copy:
+                lacks = f"is copied to {row.sync_percent} %"
             raise Failure(
                 f"snapshot {words.last(name)} {lacks}, after {words.seconds(patience)}",
                 EXIT_TIMEOUT,
@@ -334,6 +347,7 @@ def _show(session: Session, row: resources_pb2.Snapshot) -> None:
         row,
         [
             ("name", row.name),
+            ("kind", kinds.shown(row)),
             ("state", _state(row)),
             ("reason", row.state_reason),
             ("uid", row.uid),
